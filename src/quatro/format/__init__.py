@@ -1,0 +1,1 @@
+"""Which bits: code tables, layout, the quantization spec, and the error tree. Standard library only."""

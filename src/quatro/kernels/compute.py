@@ -1,0 +1,101 @@
+"""In which dtype a product runs, and the dense products that must not run in 16 bits on CPUs that only emulate them."""
+
+import logging
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from quatro.format.errors import InputError
+from quatro.kernels.scratch import scratch
+
+logger = logging.getLogger("quatro")
+
+COMPUTE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@lru_cache(maxsize=1)
+def cpu_has_bf16_units() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX on x86, BF16 on Arm)."""
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))
+
+
+@torch.compiler.assume_constant_result
+def product_dtypes(input_dtype: torch.dtype, device_type: str, wanted: str) -> tuple[torch.dtype, torch.dtype]:
+    """(dtype of the output, dtype the product runs in).
+
+    wanted: "auto" or a name of COMPUTE_DTYPES. Auto runs in the input's dtype where the device has units for it, else in
+    float32. Under autocast the output has the autocast dtype, as torch's own linear has; a CPU without bf16 units stays in float32.
+    """
+    output = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else input_dtype
+    slow = device_type == "cpu" and output != torch.float32 and not (output == torch.bfloat16 and cpu_has_bf16_units())
+    if slow and torch.is_autocast_enabled(device_type):
+        _say_autocast_is_wide()
+        output = torch.float32
+    if wanted != "auto":
+        return output, named_dtype(wanted)
+    return output, torch.float32 if slow else output
+
+
+def named_dtype(name: str) -> torch.dtype:
+    """float32, bfloat16 or float16 by name. Raises InputError for another."""
+    if name not in COMPUTE_DTYPES:
+        raise InputError(f"compute_dtype {name!r} is unknown; choose one of auto, {', '.join(COMPUTE_DTYPES)}")
+    return COMPUTE_DTYPES[name]
+
+
+@lru_cache(maxsize=1)
+def _say_autocast_is_wide() -> None:
+    logger.warning("this CPU has no bf16 units: under autocast quatro's layers compute in float32, which is faster and more exact here")
+
+
+@torch.library.custom_op("quatro::dense_linear", mutates_args=())
+def dense_linear(x: Tensor, weight: Tensor, bias: Tensor | None, output_dtype: torch.dtype, compute_dtype: torch.dtype) -> Tensor:
+    """x (..., in) @ weight (out, in)^T + bias, with one scratch copy of the weight in compute_dtype that nobody keeps."""
+    wide_bias = None if bias is None else bias.to(compute_dtype)
+    return torch.nn.functional.linear(x.to(compute_dtype), _wide(weight, compute_dtype), wide_bias).to(output_dtype)
+
+
+@dense_linear.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, output_dtype: torch.dtype, compute_dtype: torch.dtype) -> Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[0]), dtype=output_dtype)
+
+
+@torch.library.custom_op("quatro::dense_linear_backward", mutates_args=())
+def dense_linear_backward(grad: Tensor, weight: Tensor, input_dtype: torch.dtype, compute_dtype: torch.dtype) -> Tensor:
+    """grad (..., out) -> grad @ weight (..., in) in input_dtype."""
+    return torch.matmul(grad.to(compute_dtype), _wide(weight, compute_dtype)).to(input_dtype)
+
+
+@dense_linear_backward.register_fake
+def _(grad: Tensor, weight: Tensor, input_dtype: torch.dtype, compute_dtype: torch.dtype) -> Tensor:
+    return grad.new_empty((*grad.shape[:-1], weight.shape[1]), dtype=input_dtype)
+
+
+def _wide(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weight in dtype: itself, or a copy on the shared scratch buffer."""
+    return weight if weight.dtype == dtype else scratch(tuple(weight.shape), dtype, weight.device).copy_(weight)
+
+
+def _save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    x, weight, bias, _, ctx.compute_dtype = inputs
+    ctx.input_dtype = x.dtype
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.save_for_backward(x if weight.requires_grad else None, weight)
+
+
+def _gradients(ctx, grad):  # type: ignore[no-untyped-def]
+    x, weight = ctx.saved_tensors
+    to_input, to_weight, to_bias = ctx.needs_input_grad[:3]
+    rows = grad.flatten(0, -2)
+    return (
+        dense_linear_backward(grad, weight, ctx.input_dtype, ctx.compute_dtype) if to_input else None,
+        (rows.float().T @ x.flatten(0, -2).float()).to(weight.dtype) if to_weight else None,
+        rows.sum(0).to(ctx.bias_dtype) if to_bias else None,
+        None,
+        None,
+    )
+
+
+dense_linear.register_autograd(_gradients, setup_context=_save_for_backward)

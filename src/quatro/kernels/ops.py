@@ -1,0 +1,233 @@
+"""The operations torch sees: few, coarse, with schema, shape rule and gradient, traceable under torch.compile(fullgraph=True).
+
+Shapes: w (n,) · codes uint8 with (n + 1) // 2 elements · absmax float32 (blocks,), or uint8 where nested_absmax float32
+(groups,) and nested_offset float32 () say how to read it · zeros float32 (blocks,) for affine tables · table: a user's own values.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from quatro.format.codebooks import CodeTable, code_table
+from quatro.format.layout import GROUP, block_count, code_bytes
+from quatro.kernels.dispatch import by_name
+from quatro.kernels.scratch import scratch
+
+
+@torch.library.custom_op("quatro::quantize", mutates_args=())
+def quantize(
+    w: Tensor, quant_type: str, table: Sequence[float] | None, symmetric: bool, block_size: int, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """w of any shape -> codes, scales, zeros (empty where the table is symmetric)."""
+    codes, scales, zeros = by_name(backend).quantize(
+        w.detach().contiguous().flatten(), _table(quant_type, table, symmetric), block_size, not symmetric
+    )
+    return codes, scales, scales.new_empty(0) if zeros is None else zeros
+
+
+@quantize.register_fake
+def _(
+    w: Tensor, quant_type: str, table: Sequence[float] | None, symmetric: bool, block_size: int, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    blocks = block_count(w.numel(), block_size)
+    scales = w.new_empty(blocks, dtype=torch.float32)
+    return w.new_empty(code_bytes(w.numel()), dtype=torch.uint8), scales, scales.new_empty(0 if symmetric else blocks)
+
+
+@torch.library.custom_op("quatro::quantize_scales", mutates_args=())
+def quantize_scales(scales: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:
+    """scales float32 of any shape -> 8-bit codes (blocks,), group absmax (groups,), mean ()."""
+    return by_name(backend).quantize_scales(scales.contiguous().flatten())
+
+
+@quantize_scales.register_fake
+def _(scales: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:
+    blocks = scales.numel()
+    return scales.new_empty(blocks, dtype=torch.uint8), scales.new_empty(block_count(blocks, GROUP)), scales.new_empty(())
+
+
+@torch.library.custom_op("quatro::dequantize_scales", mutates_args=())
+def dequantize_scales(codes: Tensor, group_absmax: Tensor, mean: Tensor, backend: str) -> Tensor:
+    """8-bit codes of any shape -> scales float32 (blocks,)."""
+    return by_name(backend).dequantize_scales(codes.contiguous().flatten(), group_absmax.flatten(), mean)
+
+
+@dequantize_scales.register_fake
+def _(codes: Tensor, group_absmax: Tensor, mean: Tensor, backend: str) -> Tensor:
+    return group_absmax.new_empty(codes.numel())
+
+
+@torch.library.custom_op("quatro::dequantize", mutates_args=())
+def dequantize(
+    codes: Tensor,
+    absmax: Tensor,
+    nested_absmax: Tensor | None,
+    nested_offset: Tensor | None,
+    zeros: Tensor | None,
+    quant_type: str,
+    table: Sequence[float] | None,
+    block_size: int,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    backend: str,
+) -> Tensor:
+    """-> weights of `shape` and `dtype`."""
+    out = torch.empty(tuple(shape), dtype=dtype, device=codes.device)
+    _dequantize_into(out, codes, absmax, nested_absmax, nested_offset, zeros, quant_type, table, block_size, backend)
+    return out
+
+
+@dequantize.register_fake
+def _(
+    codes: Tensor,
+    absmax: Tensor,
+    nested_absmax: Tensor | None,
+    nested_offset: Tensor | None,
+    zeros: Tensor | None,
+    quant_type: str,
+    table: Sequence[float] | None,
+    block_size: int,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    backend: str,
+) -> Tensor:
+    return codes.new_empty(tuple(shape), dtype=dtype)
+
+
+@torch.library.custom_op("quatro::linear", mutates_args=())
+def linear(
+    x: Tensor,
+    codes: Tensor,
+    absmax: Tensor,
+    nested_absmax: Tensor | None,
+    nested_offset: Tensor | None,
+    zeros: Tensor | None,
+    bias: Tensor | None,
+    quant_type: str,
+    table: Sequence[float] | None,
+    block_size: int,
+    compute_dtype: torch.dtype,
+    precision: str,
+    backend: str,
+) -> Tensor:
+    """x (..., in) -> x @ W^T + bias (..., out) in x's dtype; codes (out, in / 2). The product runs in compute_dtype."""
+    weight = _scratch_weight(codes, absmax, nested_absmax, nested_offset, zeros, quant_type, table, block_size, compute_dtype, backend)
+    wide_bias = None if bias is None else bias.to(compute_dtype)
+    return torch.nn.functional.linear(x.to(compute_dtype), weight, wide_bias).to(x.dtype)
+
+
+@linear.register_fake
+def _(
+    x: Tensor,
+    codes: Tensor,
+    absmax: Tensor,
+    nested_absmax: Tensor | None,
+    nested_offset: Tensor | None,
+    zeros: Tensor | None,
+    bias: Tensor | None,
+    quant_type: str,
+    table: Sequence[float] | None,
+    block_size: int,
+    compute_dtype: torch.dtype,
+    precision: str,
+    backend: str,
+) -> Tensor:
+    return x.new_empty((*x.shape[:-1], codes.shape[0]))
+
+
+@torch.library.custom_op("quatro::linear_backward", mutates_args=())
+def linear_backward(
+    grad: Tensor,
+    codes: Tensor,
+    absmax: Tensor,
+    nested_absmax: Tensor | None,
+    nested_offset: Tensor | None,
+    zeros: Tensor | None,
+    quant_type: str,
+    table: Sequence[float] | None,
+    block_size: int,
+    compute_dtype: torch.dtype,
+    precision: str,
+    backend: str,
+) -> Tensor:
+    """grad (..., out) -> grad @ W (..., in) in grad's dtype: the gradient to the input."""
+    weight = _scratch_weight(codes, absmax, nested_absmax, nested_offset, zeros, quant_type, table, block_size, compute_dtype, backend)
+    return torch.matmul(grad.to(compute_dtype), weight).to(grad.dtype)
+
+
+@linear_backward.register_fake
+def _(
+    grad: Tensor,
+    codes: Tensor,
+    absmax: Tensor,
+    nested_absmax: Tensor | None,
+    nested_offset: Tensor | None,
+    zeros: Tensor | None,
+    quant_type: str,
+    table: Sequence[float] | None,
+    block_size: int,
+    compute_dtype: torch.dtype,
+    precision: str,
+    backend: str,
+) -> Tensor:
+    return grad.new_empty((*grad.shape[:-1], codes.shape[1] * 2))
+
+
+def _save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    """Keep the stored 4-bit parts (no copy) and the choices made in forward."""
+    _, codes, absmax, nested_absmax, nested_offset, zeros, _, *ctx.choices = inputs
+    ctx.save_for_backward(codes, absmax, nested_absmax, nested_offset, zeros)
+
+
+def _gradients(ctx, grad):  # type: ignore[no-untyped-def]
+    """Gradients to the input and, where it is trained, the bias."""
+    to_input = linear_backward(grad, *ctx.saved_tensors, *ctx.choices) if ctx.needs_input_grad[0] else None
+    to_bias = grad.flatten(0, -2).sum(0) if ctx.needs_input_grad[6] else None
+    return to_input, *(None,) * 5, to_bias, *(None,) * 6
+
+
+linear.register_autograd(_gradients, setup_context=_save_for_backward)
+
+
+def _table(quant_type: str, values: Sequence[float] | None, symmetric: bool) -> CodeTable:
+    return code_table(quant_type, None if values is None else tuple(values), symmetric)
+
+
+def _dequantize_into(
+    out: Tensor,
+    codes: Tensor,
+    absmax: Tensor,
+    nested_absmax: Tensor | None,
+    nested_offset: Tensor | None,
+    zeros: Tensor | None,
+    quant_type: str,
+    table: Sequence[float] | None,
+    block_size: int,
+    backend: str,
+) -> None:
+    kernels = by_name(backend)
+    scales = absmax.flatten()
+    if nested_absmax is not None and nested_offset is not None:
+        scales = kernels.dequantize_scales(scales, nested_absmax.flatten(), nested_offset)
+    flat_zeros = None if zeros is None else zeros.flatten()
+    meaning = _table(quant_type, table, zeros is None)
+    kernels.dequantize(codes.flatten(), scales, flat_zeros, meaning, out.numel(), block_size, out.flatten())
+
+
+def _scratch_weight(
+    codes: Tensor,
+    absmax: Tensor,
+    nested_absmax: Tensor | None,
+    nested_offset: Tensor | None,
+    zeros: Tensor | None,
+    quant_type: str,
+    table: Sequence[float] | None,
+    block_size: int,
+    dtype: torch.dtype,
+    backend: str,
+) -> Tensor:
+    """The dense weight (out, in) on the shared scratch buffer."""
+    weight = scratch((codes.shape[0], codes.shape[1] * 2), dtype, codes.device)
+    _dequantize_into(weight, codes, absmax, nested_absmax, nested_offset, zeros, quant_type, table, block_size, backend)
+    return weight

@@ -63,8 +63,8 @@ def __dir__() -> list[str]:
 
 
 def _meet_transformers(module: object) -> None:
-    """Register the quantizer as soon as transformers' registry exists."""
-    import_module("quatro.integrations.registration").register(module)
+    """Register the quantizer as soon as transformers can build models; its registry is complete by then."""
+    import_module("quatro.integrations.registration").register()
 
 
-register_post_import_hook(_meet_transformers, "transformers.quantizers.auto")
+register_post_import_hook(_meet_transformers, "transformers.modeling_utils")

@@ -2,7 +2,6 @@
 
 from typing import Self
 
-import torch
 from torch import Tensor, nn
 
 from quatro.kernels.compute import dense_linear, product_dtypes
@@ -26,6 +25,7 @@ class DenseLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """input (..., in) -> (..., out) in the input's dtype, or autocast's."""
         output, compute = product_dtypes(input.dtype, input.device.type, "auto")
-        if self.weight.dtype == compute == output == input.dtype and not torch.is_autocast_enabled(input.device.type):
+        same = {input.dtype, self.weight.dtype, compute} | ({self.bias.dtype} if self.bias is not None else set())
+        if len(same) == 1:
             return nn.functional.linear(input, self.weight, self.bias)
         return dense_linear(input, self.weight, self.bias, output, compute)

@@ -45,6 +45,8 @@ class Linear4bit(nn.Linear):
     nested_absmax: Tensor | None
     nested_offset: Tensor | None
     zeros: Tensor | None
+    transposed_source: bool = False
+    """Whether checkpoints store this layer's dense weight as (in, out), as GPT-2's Conv1D does."""
 
     def __init__(
         self,

@@ -1,0 +1,1 @@
+"""How quatro meets the ecosystem: transformers' quantizer, PEFT's adapters, checkpoints on disk."""

@@ -1,0 +1,65 @@
+"""Which layers of a transformers model become 4 bits, and which stay dense and why."""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.quantizers.base import get_keys_to_not_convert
+from transformers.quantizers.quantizers_utils import should_convert_module
+
+from quatro.integrations.config import QuatroConfig
+from quatro.nn.dense import DenseLinear
+from quatro.nn.linear import Linear4bit, is_conv1d
+
+
+def replace_linears(model: PreTrainedModel, config: QuatroConfig) -> dict[str, str]:
+    """Put empty 4-bit layers on the meta device where a skeleton has linear ones, and 16-bit-safe ones where they stay dense.
+
+    Returns {name: reason} of the linear layers that stay dense.
+    """
+    head = get_keys_to_not_convert(model)
+    dense: dict[str, str] = {}
+    for name, module in list(model.named_modules()):
+        if type(module) is not nn.Linear and not is_conv1d(module):
+            continue
+        reason = _why_dense(name, module, head, config.skip_modules or [])
+        if reason is None:
+            model.set_submodule(name, _empty_4bit(module, config))
+            continue
+        dense[name] = reason
+        if type(module) is nn.Linear:
+            model.set_submodule(name, DenseLinear.from_linear(module))
+    return dense
+
+
+def widen_norms(model: PreTrainedModel) -> None:
+    """Norms are float32 whatever the checkpoint's dtype: the loader reads a parameter in the dtype its skeleton has."""
+    for module in model.modules():
+        own = list(module.parameters(recurse=False))
+        if own and all(parameter.dim() == 1 and parameter.is_floating_point() for parameter in own):
+            for parameter in own:
+                parameter.data = parameter.data.float()
+
+
+def in_out_features(module: nn.Module) -> tuple[int, int]:
+    """(in, out) of an nn.Linear or a Conv1D."""
+    rows, columns = module.weight.shape
+    return (rows, columns) if is_conv1d(module) else (columns, rows)
+
+
+def _why_dense(name: str, module: nn.Module, head: list[str], skip: list[str]) -> str | None:
+    if not should_convert_module(name, head):
+        return "output head or tied weight"
+    if not should_convert_module(name, skip):
+        return "in skip_modules"
+    if in_out_features(module)[0] % 2:
+        return "odd number of inputs"
+    return None
+
+
+def _empty_4bit(module: nn.Module, config: QuatroConfig) -> Linear4bit:
+    inputs, outputs = in_out_features(module)
+    layer = Linear4bit(
+        inputs, outputs, module.bias is not None, config.spec, config.compute_dtype, config.precision, device=torch.device("meta")
+    )
+    layer.transposed_source = is_conv1d(module)
+    return layer

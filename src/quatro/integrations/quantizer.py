@@ -1,0 +1,109 @@
+"""transformers' quantizer interface: quantize while loading, or load what was quantized before."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.core_model_loading import ConversionOps
+from transformers.quantizers.base import HfQuantizer
+from transformers.quantizers.quantizers_utils import get_module_from_name
+
+from quatro.format.errors import CheckpointError, NonFiniteError
+from quatro.integrations.config import QuatroConfig
+from quatro.integrations.layers import replace_linears, widen_norms
+from quatro.nn.linear import Linear4bit
+from quatro.tensor.quantized import quantize_with
+
+
+class QuatroHfQuantizer(HfQuantizer):
+    """Loads linear layers into Linear4bit: from 32 or 16 bits (quantizing each weight as it arrives) or from quatro's own files."""
+
+    quantization_config: QuatroConfig
+    requires_calibration = False
+
+    def __init__(self, quantization_config: QuatroConfig, **kwargs: Any) -> None:
+        super().__init__(quantization_config, **kwargs)
+        self.dense_layers: dict[str, str] = {}
+        self.failure: NonFiniteError | None = None
+
+    @property
+    def quantized_element_size(self) -> float:
+        """Bytes a quantized weight takes, for device maps."""
+        return 0.5
+
+    @property
+    def is_trainable(self) -> bool:
+        """Adapters train on it; the base stays frozen."""
+        return True
+
+    @property
+    def is_compileable(self) -> bool:
+        """The ops trace under torch.compile."""
+        return True
+
+    def is_serializable(self) -> bool:
+        """save_pretrained writes codes and scales under the modules' own names."""
+        return True
+
+    def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **kwargs: Any) -> bool:
+        """Only the weights of the layers that were put in place."""
+        module, name = get_module_from_name(model, param_name)
+        return isinstance(module, Linear4bit) and name == "weight"
+
+    def get_quantize_ops(self) -> ConversionOps:
+        """What the loader calls with each dense weight."""
+        return QuantizeWeight(self)
+
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        self.dense_layers = replace_linears(model, self.quantization_config)
+        widen_norms(model)
+        if not any(isinstance(module, Linear4bit) for module in model.modules()):
+            raise CheckpointError(
+                f"{type(model).__name__} has no linear layer to quantize; "
+                f"{len(self.dense_layers)} stay dense: {', '.join(list(self.dense_layers)[:5]) or 'none at all'}"
+            )
+        return model
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        if self.failure is not None:
+            raise self.failure
+        model.is_loaded_in_4bit = True
+        return model
+
+
+class QuantizeWeight(ConversionOps):
+    """One dense weight -> the codes and scales of its layer."""
+
+    def __init__(self, hf_quantizer: QuatroHfQuantizer) -> None:
+        self.hf_quantizer = hf_quantizer
+
+    def convert(
+        self,
+        input_dict: dict[str, Tensor | list[Tensor]],
+        model: torch.nn.Module | None = None,
+        missing_keys: set[str] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Tensor]:
+        """{weight name: dense} -> {weight name: codes, scale names: scales}. A bad weight is kept as the loader's failure."""
+        converted: dict[str, Tensor] = {}
+        for name, value in input_dict.items():
+            dense = value[0] if isinstance(value, list) else value
+            try:
+                parts = self._quantize(name, dense, model)
+            except NonFiniteError as error:
+                self.hf_quantizer.failure = self.hf_quantizer.failure or error
+                continue
+            if missing_keys is not None:
+                missing_keys.difference_update(parts)
+            converted |= parts
+        return converted
+
+    def _quantize(self, name: str, dense: Tensor, model: torch.nn.Module) -> dict[str, Tensor]:
+        layer, _ = get_module_from_name(model, name)
+        source = dense.T.contiguous() if getattr(layer, "transposed_source", False) else dense
+        tensor = quantize_with(source, layer.spec, name)
+        layer._is_hf_initialized = True
+        prefix = name.removesuffix("weight")
+        scales = {prefix + part: value for part, value in layer.scale_parts(tensor).items()}
+        return {name: torch.nn.Parameter(tensor.codes, requires_grad=False)} | scales

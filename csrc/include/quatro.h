@@ -1,0 +1,68 @@
+/* The plain C interface of quatro's CPU kernels. No torch, no Python: pointers, sizes, and a status that says what was wrong.
+ *
+ * Weights are row-major and flattened to n elements; block b covers elements [b*block, min(n, (b+1)*block)).
+ * Codes are 4 bits, two a byte, the first weight in the high nibble; an odd count leaves the last low nibble with the
+ * code of 0.0. Tables and thresholds come from the caller (quatro.format writes each fact once).
+ */
+#ifndef QUATRO_H
+#define QUATRO_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(_WIN32)
+#define QUATRO_API __declspec(dllexport)
+#else
+#define QUATRO_API __attribute__((visibility("default")))
+#endif
+
+#define QUATRO_ABI 1
+
+enum quatro_status { QUATRO_OK = 0, QUATRO_BAD_ARGUMENT = 1, QUATRO_NON_FINITE = 2, QUATRO_NO_MEMORY = 3, QUATRO_BAD_ISA = 4 };
+enum quatro_dtype { QUATRO_F32 = 0, QUATRO_BF16 = 1, QUATRO_F16 = 2 };
+/* The instruction sets a function can be asked for. AVX2 means AVX2 + FMA + F16C; AVX512 means F, BW, VL, DQ and VBMI too. */
+enum quatro_isa { QUATRO_SCALAR = 0, QUATRO_AVX2 = 1, QUATRO_AVX512 = 2 };
+
+QUATRO_API int quatro_abi(void);
+QUATRO_API int quatro_best_isa(void);              /* by CPUID and XGETBV, never by compile flags */
+QUATRO_API const char *quatro_status_text(int status);
+
+/* w (n) of dtype -> codes ((n+1)/2), scales (ceil(n/block)) float32 and, affine only, zeros (ceil(n/block)) float32.
+ *
+ * thresholds: 15 ascending float32 (+inf pads a shorter table); the position of x is the number of thresholds < x, so a
+ *   tie goes to the lower entry. order: 16 bytes, sorted position -> code.
+ * Symmetric: scale = absmax / full_scale; whole blocks use x * (1 / max(scale, 1e-38)), the ragged last block x / max(scale, 1e-38),
+ *   each a single float32 operation (no fused multiply-add, no reciprocal estimate); then clip to [-full_scale, full_scale].
+ *   With full_scale == 1 scale is absmax itself, bit for bit.
+ * Affine (zeros != NULL): see quatro.kernels.reference, which defines the bits.
+ * Returns QUATRO_NON_FINITE and *first_bad (smallest index of a NaN or Inf) without promising anything about the outputs. */
+QUATRO_API int quatro_quantize(const void *w, int dtype, int64_t n, int64_t block, const float *thresholds, const uint8_t *order,
+                               float full_scale, uint8_t *codes, float *scales, float *zeros, int64_t *first_bad, int isa, int threads);
+
+/* out[i] = table[code] * scale (or, zeros != NULL: (table[code] - zero) * scale): float32 operations, each rounded once, then one
+ * round-to-nearest-even cast to dtype. scales float32 (ceil(n/block)). */
+QUATRO_API int quatro_dequantize(const uint8_t *codes, int64_t n, int64_t block, const float *table, const float *scales,
+                                 const float *zeros, void *out, int dtype, int isa, int threads);
+
+/* Double quantization of the scales (n): mean in float64 by 256 lanes (lane j sums elements j, j+256, ... in order; the
+ * lanes are then added in order 0..255), rounded once to float32; the rest (x - mean) in float32; per group of `group`:
+ * absmax in float32, position in the 256-entry sorted `map` of rest * (1 / max(absmax, 1e-38)) clipped to [-1, 1] by the 255
+ * `thresholds`, tie to the lower. A ragged last group uses the same multiplication. The bits do not depend on `threads`. */
+QUATRO_API int quatro_quantize_scales(const float *scales, int64_t n, int64_t group, const float *thresholds, uint8_t *codes,
+                                      float *group_absmax, float *mean, int isa, int threads);
+
+/* out[i] = map[code] * group_absmax + mean: a float32 multiply, then a float32 add, no fused multiply-add. */
+QUATRO_API int quatro_dequantize_scales(const uint8_t *codes, int64_t n, int64_t group, const float *map, const float *group_absmax,
+                                        float mean, float *out, int isa, int threads);
+
+/* Call before the first write to a large fresh allocation: asks for huge pages on what lies inside of it. A hint: returns 1 where it
+ * was taken, 0 where the platform has none or it is too small to matter. */
+QUATRO_API int quatro_prepare_pages(void *memory, int64_t bytes);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

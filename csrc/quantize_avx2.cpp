@@ -1,0 +1,162 @@
+// Weights to 4-bit codes with AVX2: 8 weights a register, thresholds looked up in registers.
+#include <immintrin.h>
+
+#include "block_scale.h"
+#include "kernels.h"
+#include "quatro.h"
+
+namespace quatro {
+namespace {
+
+struct WideFloat32 {
+  using Stored = float;
+  static __m256 load(const float *p) { return _mm256_loadu_ps(p); }
+};
+
+struct WideBFloat16 {
+  using Stored = uint16_t;
+  static __m256 load(const uint16_t *p) {
+    const __m128i stored = _mm_loadu_si128(reinterpret_cast<const __m128i *>(p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(stored), 16));
+  }
+};
+
+struct WideFloat16 {
+  using Stored = uint16_t;
+  static __m256 load(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))); }
+};
+
+// Binary search of the position, highest bit first. A comparison gives 0 or -1, so a step is found = 2 * found - comparison.
+class Search {
+ public:
+  explicit Search(const QuantizeJob &job)
+      : middle_(_mm256_set1_ps(job.thresholds[7])),
+        lower_(_mm256_set1_ps(job.thresholds[3])),
+        upper_(_mm256_set1_ps(job.thresholds[11])) {
+    const float *t = job.thresholds;
+    third_ = _mm256_setr_ps(t[1], t[5], t[9], t[13], t[1], t[5], t[9], t[13]);
+    fourth_ = _mm256_setr_ps(t[0], t[2], t[4], t[6], t[8], t[10], t[12], t[14]);
+  }
+
+  __m256i position(__m256 x) const {
+    const __m256 high = _mm256_cmp_ps(x, middle_, _CMP_GT_OQ);
+    __m256i found = _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_castps_si256(high));
+    found = step(found, x, _mm256_blendv_ps(lower_, upper_, high));
+    found = step(found, x, _mm256_permutevar8x32_ps(third_, found));
+    return step(found, x, _mm256_permutevar8x32_ps(fourth_, found));
+  }
+
+ private:
+  static __m256i step(__m256i found, __m256 x, __m256 threshold) {
+    const __m256i above = _mm256_castps_si256(_mm256_cmp_ps(x, threshold, _CMP_GT_OQ));
+    return _mm256_sub_epi32(_mm256_add_epi32(found, found), above);
+  }
+
+  __m256 middle_, lower_, upper_, third_, fourth_;
+};
+
+// Four registers of 8 positions -> 32 codes in 16 bytes.
+class Packer {
+ public:
+  explicit Packer(const QuantizeJob &job)
+      : order_(_mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i *>(job.order)))) {}
+
+  __m128i pack(__m256i a, __m256i b, __m256i c, __m256i d) const {
+    const __m256i positions = _mm256_packus_epi16(_mm256_packus_epi32(a, b), _mm256_packus_epi32(c, d));
+    const __m256i codes = _mm256_shuffle_epi8(order_, positions);
+    const __m256i pairs = _mm256_maddubs_epi16(codes, _mm256_set1_epi16(0x0110));  // 16 * first + second
+    const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+    return _mm_shuffle_epi8(bytes, _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15));
+  }
+
+ private:
+  __m256i order_;
+};
+
+uint32_t largest(__m256i x) {
+  __m128i half = _mm_max_epu32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+  half = _mm_max_epu32(half, _mm_shuffle_epi32(half, 0x4e));
+  return static_cast<uint32_t>(_mm_cvtsi128_si32(_mm_max_epu32(half, _mm_shuffle_epi32(half, 0xb1))));
+}
+
+float smallest(__m256 x) {
+  __m128 half = _mm_min_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  half = _mm_min_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_min_ss(half, _mm_movehdup_ps(half)));
+}
+
+template <class Format, bool affine>
+Extremes extremes(const typename Format::Stored *w, int64_t count) {
+  __m256i magnitude = _mm256_setzero_si256();
+  __m256 low = Format::load(w), high = low;
+  for (int64_t i = 0; i < count; i += 8) {
+    const __m256 x = Format::load(w + i);
+    magnitude = _mm256_max_epu32(magnitude, _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffffff)));
+    if (affine) low = _mm256_min_ps(low, x), high = _mm256_max_ps(high, x);
+  }
+  Extremes found = {largest(magnitude), 0.0f, 0.0f};
+  if (affine) found.low = smallest(low), found.high = -smallest(_mm256_xor_ps(high, _mm256_set1_ps(-0.0f)));
+  return found;
+}
+
+template <class Format, class Normalize>
+void encode(const Search &search, const Packer &packer, const typename Format::Stored *w, int64_t count, uint8_t *codes,
+            Normalize normalize) {
+  const auto position = [&](int64_t i) { return search.position(normalize(Format::load(w + i))); };
+  for (int64_t i = 0; i < count; i += kUnit) {
+    const __m128i packed = packer.pack(position(i), position(i + 8), position(i + 16), position(i + 24));
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(codes + i / 2), packed);
+  }
+}
+
+template <class Format>
+int64_t quantize_symmetric(const QuantizeJob &job, int64_t first, int64_t last) {
+  const Search search(job);
+  const Packer packer(job);
+  const __m256 limit = _mm256_set1_ps(job.full_scale), lowest = _mm256_set1_ps(-job.full_scale);
+  for (int64_t b = first; b < last; ++b) {
+    const auto *w = static_cast<const typename Format::Stored *>(job.weights) + b * job.block;
+    const Extremes found = extremes<Format, false>(w, job.block);
+    if (!found.finite()) return b;
+    const __m256 inverse = _mm256_set1_ps(1.0f / write_symmetric(job, b, found));
+    encode<Format>(search, packer, w, job.block, job.codes + b * job.block / 2, [=](__m256 x) {
+      return _mm256_min_ps(_mm256_max_ps(_mm256_mul_ps(x, inverse), lowest), limit);
+    });
+  }
+  return -1;
+}
+
+template <class Format>
+int64_t quantize_affine(const QuantizeJob &job, int64_t first, int64_t last) {
+  const Search search(job);
+  const Packer packer(job);
+  for (int64_t b = first; b < last; ++b) {
+    const auto *w = static_cast<const typename Format::Stored *>(job.weights) + b * job.block;
+    const Extremes found = extremes<Format, true>(w, job.block);
+    if (!found.finite()) return b;
+    const Affine affine = write_affine(job, b, found);
+    const __m256 lows = _mm256_set1_ps(affine.low), scales = _mm256_set1_ps(affine.scale);
+    const __m256 spread = _mm256_castsi256_ps(_mm256_set1_epi32(affine.scale != 0.0f ? -1 : 0));
+    encode<Format>(search, packer, w, job.block, job.codes + b * job.block / 2, [=](__m256 x) {
+      return _mm256_and_ps(spread, _mm256_div_ps(_mm256_sub_ps(x, lows), scales));
+    });
+  }
+  return -1;
+}
+
+template <class Format>
+int64_t quantize(const QuantizeJob &job, int64_t first, int64_t last) {
+  return job.zeros ? quantize_affine<Format>(job, first, last) : quantize_symmetric<Format>(job, first, last);
+}
+
+}  // namespace
+
+int64_t quantize_avx2(const QuantizeJob &job, int64_t first, int64_t last) {
+  switch (job.dtype) {
+    case QUATRO_BF16: return quantize<WideBFloat16>(job, first, last);
+    case QUATRO_F16: return quantize<WideFloat16>(job, first, last);
+    default: return quantize<WideFloat32>(job, first, last);
+  }
+}
+
+}  // namespace quatro

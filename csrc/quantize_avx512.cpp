@@ -1,0 +1,158 @@
+// Weights to 4-bit codes with AVX512 (F, BW, VL, DQ, VBMI): 16 weights a register, thresholds looked up in registers.
+#include <immintrin.h>
+
+#include "block_scale.h"
+#include "kernels.h"
+#include "quatro.h"
+
+namespace quatro {
+namespace {
+
+struct WideFloat32 {
+  using Stored = float;
+  static __m512 load(const float *p) { return _mm512_loadu_ps(p); }
+};
+
+struct WideBFloat16 {
+  using Stored = uint16_t;
+  static __m512 load(const uint16_t *p) {
+    const __m256i stored = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(stored), 16));
+  }
+};
+
+struct WideFloat16 {
+  using Stored = uint16_t;
+  static __m512 load(const uint16_t *p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
+  }
+};
+
+// Binary search of the position, highest bit first. Tables three and four hold, at the index found so far, the next threshold.
+class Search {
+ public:
+  explicit Search(const QuantizeJob &job)
+      : middle_(_mm512_set1_ps(job.thresholds[7])),
+        lower_(_mm512_set1_ps(job.thresholds[3])),
+        upper_(_mm512_set1_ps(job.thresholds[11])),
+        third_(_mm512_maskz_loadu_ps(0x7fff, job.thresholds + 1)),
+        fourth_(_mm512_loadu_ps(job.thresholds)) {}
+
+  __m512i position(__m512 x) const {
+    const __mmask16 high = _mm512_cmp_ps_mask(x, middle_, _CMP_GT_OQ);
+    __m512i found = _mm512_maskz_set1_epi32(high, 8);
+    found = step(found, x, _mm512_mask_blend_ps(high, lower_, upper_), 4);
+    found = step(found, x, _mm512_permutexvar_ps(found, third_), 2);
+    return step(found, x, _mm512_permutexvar_ps(found, fourth_), 1);
+  }
+
+ private:
+  static __m512i step(__m512i found, __m512 x, __m512 threshold, int bit) {
+    return _mm512_mask_or_epi32(found, _mm512_cmp_ps_mask(x, threshold, _CMP_GT_OQ), found, _mm512_set1_epi32(bit));
+  }
+
+  __m512 middle_, lower_, upper_, third_, fourth_;
+};
+
+// Four registers of 16 positions -> 64 codes in 32 bytes.
+class Packer {
+ public:
+  explicit Packer(const QuantizeJob &job)
+      : order_(_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i *>(job.order)))) {
+    alignas(64) uint8_t source[64];  // the bytes come as w0 w16 w32 w48 w1 w17 ...
+    for (int i = 0; i < 64; ++i) source[i] = static_cast<uint8_t>(4 * (i % 16) + i / 16);
+    in_order_ = _mm512_load_si512(source);
+  }
+
+  __m256i pack(__m512i a, __m512i b, __m512i c, __m512i d) const {
+    const __m512i low = _mm512_or_si512(a, _mm512_slli_epi32(b, 8));
+    const __m512i high = _mm512_or_si512(_mm512_slli_epi32(c, 16), _mm512_slli_epi32(d, 24));
+    const __m512i positions = _mm512_permutexvar_epi8(in_order_, _mm512_or_si512(low, high));
+    const __m512i codes = _mm512_shuffle_epi8(order_, positions);
+    return _mm512_cvtepi16_epi8(_mm512_maddubs_epi16(codes, _mm512_set1_epi16(0x0110)));  // 16 * first + second
+  }
+
+ private:
+  __m512i order_, in_order_;
+};
+
+template <class Format, bool affine>
+Extremes extremes(const typename Format::Stored *w, int64_t count) {
+  __m512i magnitude = _mm512_setzero_si512();
+  __m512 low = Format::load(w), high = low;
+  for (int64_t i = 0; i < count; i += 16) {
+    const __m512 x = Format::load(w + i);
+    magnitude = _mm512_max_epu32(magnitude, _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff)));
+    if (affine) low = _mm512_min_ps(low, x), high = _mm512_max_ps(high, x);
+  }
+  Extremes found = {_mm512_reduce_max_epu32(magnitude), 0.0f, 0.0f};
+  if (affine) found.low = _mm512_reduce_min_ps(low), found.high = _mm512_reduce_max_ps(high);
+  return found;
+}
+
+template <class Format, class Normalize>
+void encode(const Search &search, const Packer &packer, const typename Format::Stored *w, int64_t count, uint8_t *codes,
+            Normalize normalize) {
+  const auto position = [&](int64_t i) { return search.position(normalize(Format::load(w + i))); };
+  int64_t i = 0;
+  for (; i + 64 <= count; i += 64) {
+    const __m256i packed = packer.pack(position(i), position(i + 16), position(i + 32), position(i + 48));
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(codes + i / 2), packed);
+  }
+  if (i < count) {
+    const __m256i packed = packer.pack(position(i), position(i + 16), _mm512_setzero_si512(), _mm512_setzero_si512());
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(codes + i / 2), _mm256_castsi256_si128(packed));
+  }
+}
+
+template <class Format>
+int64_t quantize_symmetric(const QuantizeJob &job, int64_t first, int64_t last) {
+  const Search search(job);
+  const Packer packer(job);
+  const __m512 limit = _mm512_set1_ps(job.full_scale), lowest = _mm512_set1_ps(-job.full_scale);
+  for (int64_t b = first; b < last; ++b) {
+    const auto *w = static_cast<const typename Format::Stored *>(job.weights) + b * job.block;
+    const Extremes found = extremes<Format, false>(w, job.block);
+    if (!found.finite()) return b;
+    const __m512 inverse = _mm512_set1_ps(1.0f / write_symmetric(job, b, found));
+    encode<Format>(search, packer, w, job.block, job.codes + b * job.block / 2, [=](__m512 x) {
+      return _mm512_min_ps(_mm512_max_ps(_mm512_mul_ps(x, inverse), lowest), limit);
+    });
+  }
+  return -1;
+}
+
+template <class Format>
+int64_t quantize_affine(const QuantizeJob &job, int64_t first, int64_t last) {
+  const Search search(job);
+  const Packer packer(job);
+  for (int64_t b = first; b < last; ++b) {
+    const auto *w = static_cast<const typename Format::Stored *>(job.weights) + b * job.block;
+    const Extremes found = extremes<Format, true>(w, job.block);
+    if (!found.finite()) return b;
+    const Affine affine = write_affine(job, b, found);
+    const __m512 lows = _mm512_set1_ps(affine.low), scales = _mm512_set1_ps(affine.scale);
+    const __mmask16 spread = affine.scale != 0.0f ? 0xffff : 0;
+    encode<Format>(search, packer, w, job.block, job.codes + b * job.block / 2, [=](__m512 x) {
+      return _mm512_maskz_div_ps(spread, _mm512_sub_ps(x, lows), scales);
+    });
+  }
+  return -1;
+}
+
+template <class Format>
+int64_t quantize(const QuantizeJob &job, int64_t first, int64_t last) {
+  return job.zeros ? quantize_affine<Format>(job, first, last) : quantize_symmetric<Format>(job, first, last);
+}
+
+}  // namespace
+
+int64_t quantize_avx512(const QuantizeJob &job, int64_t first, int64_t last) {
+  switch (job.dtype) {
+    case QUATRO_BF16: return quantize<WideBFloat16>(job, first, last);
+    case QUATRO_F16: return quantize<WideFloat16>(job, first, last);
+    default: return quantize<WideFloat32>(job, first, last);
+  }
+}
+
+}  // namespace quatro

@@ -1,0 +1,228 @@
+"""The C++ kernels of csrc through ctypes: the reference's functions and bits, at the speed of the memory.
+
+The library is loaded at the first call and lies in `_native/` of this package. QUATRO_ISA=scalar|avx2|avx512 caps the instruction
+set. Shapes are the reference's, flat; tensors must be contiguous and on the CPU.
+"""
+
+import ctypes
+import logging
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import quatro.kernels
+from quatro.format.codebooks import CODES, CodeTable
+from quatro.format.dynamic_map import signed_dynamic_map, signed_dynamic_thresholds
+from quatro.format.errors import BackendError, InputError, NonFiniteError, ShapeError, did_you_mean
+from quatro.format.layout import GROUP, block_count, code_bytes, group_count
+from quatro.kernels.reference import check_finite
+
+logger = logging.getLogger("quatro")
+
+NAME = "native"
+ABI = 1
+ISAS = ("scalar", "avx2", "avx512")
+"""Instruction sets by their number in quatro.h, each containing the ones before."""
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+OK, NON_FINITE = 0, 2
+FILE = "_native/libquatro.so"
+
+_pointer, _int, _int64, _float = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
+_SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
+    "quatro_abi": (_int, []),
+    "quatro_best_isa": (_int, []),
+    "quatro_status_text": (ctypes.c_char_p, [_int]),
+    "quatro_prepare_pages": (_int, [_pointer, _int64]),
+    "quatro_quantize": (
+        _int,
+        [_pointer, _int, _int64, _int64, _pointer, _pointer, _float, _pointer, _pointer, _pointer, _pointer, _int, _int],
+    ),
+    "quatro_dequantize": (_int, [_pointer, _int64, _int64, _pointer, _pointer, _pointer, _pointer, _int, _int, _int]),
+    "quatro_quantize_scales": (_int, [_pointer, _int64, _int64, _pointer, _pointer, _pointer, _pointer, _int, _int]),
+    "quatro_dequantize_scales": (_int, [_pointer, _int64, _int64, _pointer, _pointer, _float, _pointer, _int, _int]),
+}
+
+
+def refusal(device: torch.device) -> str | None:
+    """Why this backend cannot run on a device, or None."""
+    if device.type != "cpu":
+        return f"runs on the CPU only, not on {device.type}"
+    loaded = _load()
+    return loaded if isinstance(loaded, str) else _isa_refusal()
+
+
+def instruction_set() -> str:
+    """The instruction set that calls use now: the processor's best, or QUATRO_ISA if that is less. Raises BackendError if refused."""
+    return ISAS[_isa()]
+
+
+def quantize(w: Tensor, table: CodeTable, block_size: int, affine: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
+    """w (n,) -> codes, scales, zeros (None unless affine). Raises NonFiniteError for NaN or Inf."""
+    dtype, count = _dtype_of("w", w), w.numel()
+    codes = _fresh(code_bytes(count), torch.uint8)
+    scales = _fresh(block_count(count, block_size), torch.float32)
+    zeros = torch.empty_like(scales) if affine else None
+    first_bad = _int64(-1)
+    arguments = (*_search_tables(table), table.full_scale, *map(_address, (codes, scales, zeros)), ctypes.byref(first_bad))
+    status = _library().quatro_quantize(w.data_ptr(), dtype, count, block_size, *arguments, *_machine())
+    if status == NON_FINITE:
+        raise NonFiniteError("w", first_bad.value, float(w.flatten()[first_bad.value]))
+    _check(status)
+    return codes, scales, zeros
+
+
+def dequantize(
+    codes: Tensor, scales: Tensor, zeros: Tensor | None, table: CodeTable, count: int, block_size: int, out: Tensor
+) -> Tensor:
+    """Write the first `count` weights to `out` (count,) of float32, bfloat16 or float16."""
+    dtype, blocks = _dtype_of("out", out), block_count(count, block_size)
+    _expect("out", out, out.dtype, count)
+    _expect("codes", codes, torch.uint8, code_bytes(count))
+    _expect("scales", scales, torch.float32, blocks)
+    if zeros is not None:
+        _expect("zeros", zeros, torch.float32, blocks)
+    library = _library()
+    library.quatro_prepare_pages(out.data_ptr(), out.nbytes)
+    pointers = (_values(table), *map(_address, (scales, zeros, out)))
+    _check(library.quatro_dequantize(codes.data_ptr(), count, block_size, *pointers, dtype, *_machine()))
+    return out
+
+
+def quantize_scales(scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Double quantization: scales (blocks,) -> 8-bit codes (blocks,), absmax of each group of 256 float32, mean () float32."""
+    count = scales.numel()
+    _expect("scales", scales, torch.float32, count)
+    codes, mean = torch.empty(count, dtype=torch.uint8), torch.empty((), dtype=torch.float32)
+    group_absmax = torch.empty(group_count(count), dtype=torch.float32)
+    pointers = map(_address, (codes, group_absmax, mean))
+    status = _library().quatro_quantize_scales(scales.data_ptr(), count, GROUP, _map_thresholds(), *pointers, *_machine())
+    if status == NON_FINITE:
+        check_finite(scales, "scales")
+    _check(status)
+    return codes, group_absmax, mean
+
+
+def dequantize_scales(codes: Tensor, group_absmax: Tensor, mean: Tensor) -> Tensor:
+    """Scales (blocks,) float32: map[code] * absmax of its group, plus the mean; each step rounded to float32."""
+    count = codes.numel()
+    _expect("codes", codes, torch.uint8, count)
+    _expect("group_absmax", group_absmax, torch.float32, group_count(count))
+    _expect("mean", mean, torch.float32, 1)
+    scales = torch.empty(count, dtype=torch.float32)
+    arguments = (_map_values(), group_absmax.data_ptr(), mean.item(), scales.data_ptr())
+    _check(_library().quatro_dequantize_scales(codes.data_ptr(), count, GROUP, *arguments, *_machine()))
+    return scales
+
+
+@lru_cache(maxsize=1)
+def _load() -> ctypes.CDLL | str:
+    """The library, or why there is none. torch is imported first, so that both use one OpenMP pool."""
+    file = next((path for folder in quatro.kernels.__path__ if (path := Path(folder, FILE)).is_file()), None)
+    if file is None:
+        return f"is not built: no {FILE} in {' or '.join(quatro.kernels.__path__)}; `pip install .` builds it and needs a C++ compiler"
+    try:
+        library = ctypes.CDLL(str(file))
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
+    except (OSError, AttributeError) as error:
+        return f"cannot be loaded: {error}; build it again with `pip install .`"
+    if library.quatro_abi() != ABI:
+        return f"is built for interface {library.quatro_abi()}, this quatro needs {ABI}; build it again with `pip install .`"
+    return library
+
+
+def _library() -> ctypes.CDLL:
+    loaded = _load()
+    if isinstance(loaded, str):
+        raise BackendError(f"native {loaded}")
+    return loaded
+
+
+def _isa_refusal() -> str | None:
+    asked = os.environ.get("QUATRO_ISA", ISAS[-1])
+    return None if asked in ISAS else f"does not know the instruction set QUATRO_ISA={asked!r}; {did_you_mean(asked, ISAS)}"
+
+
+def _isa() -> int:
+    refused = _isa_refusal()
+    if refused:
+        raise BackendError(f"native {refused}")
+    isa: int = min(_library().quatro_best_isa(), ISAS.index(os.environ.get("QUATRO_ISA", ISAS[-1])))
+    if isa == 0:
+        _say_scalar()
+    return isa
+
+
+@lru_cache(maxsize=1)
+def _say_scalar() -> None:
+    logger.warning("quatro's CPU kernels run without vector instructions, slower than they could: no AVX2, or QUATRO_ISA=scalar")
+
+
+def _machine() -> tuple[int, int]:
+    """The last two arguments of every kernel: instruction set and threads."""
+    return _isa(), torch.get_num_threads()
+
+
+def _check(status: int) -> None:
+    if status != OK:
+        raise InputError(f"the native kernels refuse this call: {_library().quatro_status_text(status).decode()}")
+
+
+def _dtype_of(name: str, tensor: Tensor) -> int:
+    if tensor.dtype not in DTYPES:
+        raise ShapeError(f"{name} is {tensor.dtype}; the native kernels take {', '.join(map(str, DTYPES))}")
+    _expect(name, tensor, tensor.dtype, tensor.numel())
+    return DTYPES[tensor.dtype]
+
+
+def _expect(name: str, tensor: Tensor, dtype: torch.dtype, count: int) -> None:
+    """Raise ShapeError unless the tensor is `count` contiguous elements of dtype in main memory: a pointer to it is about to be used."""
+    got = (tensor.device.type, tensor.dtype, tensor.numel(), tensor.is_contiguous())
+    if got != ("cpu", dtype, count, True):
+        layout = "contiguous" if tensor.is_contiguous() else "strided"
+        raise ShapeError(
+            f"{name} is {tensor.numel()} {layout} elements of {tensor.dtype} on {tensor.device}; "
+            f"the native kernels need {count} contiguous ones of {dtype} on cpu"
+        )
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _fresh(count: int, dtype: torch.dtype) -> Tensor:
+    """An uninitialized tensor; a large one on huge pages, so that its first write does not fault every 4 KiB."""
+    tensor = torch.empty(count, dtype=dtype)
+    _library().quatro_prepare_pages(tensor.data_ptr(), tensor.nbytes)
+    return tensor
+
+
+def _floats(values: Sequence[float]) -> ctypes.Array[ctypes.c_float]:
+    return (_float * len(values))(*values)
+
+
+@lru_cache(maxsize=256)
+def _search_tables(table: CodeTable) -> tuple[ctypes.Array[ctypes.c_float], ctypes.Array[ctypes.c_uint8]]:
+    """Thresholds padded with +inf to 15, and sorted position -> code."""
+    thresholds = _floats([*table.thresholds, *[float("inf")] * (CODES - 1 - len(table.thresholds))])
+    return thresholds, (ctypes.c_uint8 * CODES)(*table.order)
+
+
+@lru_cache(maxsize=256)
+def _values(table: CodeTable) -> ctypes.Array[ctypes.c_float]:
+    return _floats(table.padded_values)
+
+
+@lru_cache(maxsize=1)
+def _map_thresholds() -> ctypes.Array[ctypes.c_float]:
+    return _floats(signed_dynamic_thresholds())
+
+
+@lru_cache(maxsize=1)
+def _map_values() -> ctypes.Array[ctypes.c_float]:
+    return _floats(signed_dynamic_map())

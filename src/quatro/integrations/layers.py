@@ -7,18 +7,20 @@ from transformers.quantizers.base import get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from quatro.integrations.config import QuatroConfig
-from quatro.nn.dense import DenseLinear
+from quatro.nn.dense import DenseEmbedding, DenseLinear
 from quatro.nn.linear import Linear4bit, is_conv1d
 
 
 def replace_linears(model: PreTrainedModel, config: QuatroConfig) -> dict[str, str]:
-    """Put empty 4-bit layers on the meta device where a skeleton has linear ones, and 16-bit-safe ones where they stay dense.
+    """Put empty 4-bit layers on the meta device where a skeleton has linear ones, and 16-bit-safe layers where they stay dense.
 
     Returns {name: reason} of the linear layers that stay dense.
     """
     head = get_keys_to_not_convert(model)
     dense: dict[str, str] = {}
     for name, module in list(model.named_modules()):
+        if type(module) is nn.Embedding:
+            model.set_submodule(name, DenseEmbedding.from_embedding(module))
         if type(module) is not nn.Linear and not is_conv1d(module):
             continue
         reason = _why_dense(name, module, head, config.skip_modules or [])

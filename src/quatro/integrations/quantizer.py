@@ -85,15 +85,16 @@ class QuantizeWeight(ConversionOps):
         missing_keys: set[str] | None = None,
         **kwargs: Any,
     ) -> dict[str, Tensor]:
-        """{weight name: dense} -> {weight name: codes, scale names: scales}. A bad weight is kept as the loader's failure."""
+        """{weight name: dense} -> {weight name: codes, scale names: scales}."""
         converted: dict[str, Tensor] = {}
         for name, value in input_dict.items():
             dense = value[0] if isinstance(value, list) else value
             try:
                 parts = self._quantize(name, dense, model)
             except NonFiniteError as error:
+                # The loader would swallow it; it is raised when loading has ended, and until then zeros stand in.
                 self.hf_quantizer.failure = self.hf_quantizer.failure or error
-                continue
+                parts = self._quantize(name, torch.zeros_like(dense), model)
             if missing_keys is not None:
                 missing_keys.difference_update(parts)
             converted |= parts

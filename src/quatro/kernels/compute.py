@@ -38,6 +38,11 @@ def product_dtypes(input_dtype: torch.dtype, device_type: str, wanted: str) -> t
     return output, torch.float32 if slow else output
 
 
+def hidden_dtype(weight_dtype: torch.dtype, device_type: str) -> torch.dtype:
+    """The dtype of hidden states that start from an embedding: its own on a GPU, float32 on a CPU, whatever the checkpoint's is."""
+    return torch.float32 if device_type == "cpu" else weight_dtype
+
+
 def named_dtype(name: str) -> torch.dtype:
     """float32, bfloat16 or float16 by name. Raises InputError for another."""
     if name not in COMPUTE_DTYPES:

@@ -1,6 +1,6 @@
 """What is a layer: linear layers on 4-bit weights, and the dense ones that stay beside them."""
 
-from quatro.nn.dense import DenseLinear
+from quatro.nn.dense import DenseEmbedding, DenseLinear
 from quatro.nn.linear import Linear4bit
 
-__all__ = ["DenseLinear", "Linear4bit"]
+__all__ = ["DenseEmbedding", "DenseLinear", "Linear4bit"]

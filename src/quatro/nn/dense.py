@@ -1,10 +1,10 @@
-"""A linear layer that keeps its 16-bit weight and still takes and gives whatever dtype the hidden states have."""
+"""Layers beside the 4-bit ones that keep 16-bit weights while hidden states are wider."""
 
 from typing import Self
 
 from torch import Tensor, nn
 
-from quatro.kernels.compute import dense_linear, product_dtypes
+from quatro.kernels.compute import dense_linear, hidden_dtype, product_dtypes
 
 
 class DenseLinear(nn.Linear):
@@ -29,3 +29,19 @@ class DenseLinear(nn.Linear):
         if len(same) == 1:
             return nn.functional.linear(input, self.weight, self.bias)
         return dense_linear(input, self.weight, self.bias, output, compute)
+
+
+class DenseEmbedding(nn.Embedding):
+    """An nn.Embedding whose 16-bit rows leave it in the dtype that hidden states have on its device: float32 on a CPU."""
+
+    @classmethod
+    def from_embedding(cls, embedding: nn.Embedding) -> Self:
+        """The same parameter, not copied, in a layer of this class."""
+        dense = cls(embedding.num_embeddings, embedding.embedding_dim, embedding.padding_idx, device="meta")
+        dense.weight = embedding.weight
+        dense.train(embedding.training)
+        return dense
+
+    def forward(self, input: Tensor) -> Tensor:
+        """input (...) of token ids -> (..., embedding_dim)."""
+        return super().forward(input).to(hidden_dtype(self.weight.dtype, self.weight.device.type))

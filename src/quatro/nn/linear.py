@@ -61,7 +61,9 @@ class Linear4bit(nn.Linear):
         super(nn.Linear, self).__init__()
         _check(in_features, out_features, compute_dtype, precision)
         self.in_features, self.out_features = in_features, out_features
-        self.spec, self.compute_dtype, self.precision = spec or QuantSpec(), compute_dtype, precision
+        self.spec, self.precision = spec or QuantSpec(), precision
+        # Not `compute_dtype`: PEFT takes an attribute of that name for the dtype that adapters must have.
+        self.product_dtype = compute_dtype
         codes = torch.zeros(out_features, in_features // 2, dtype=torch.uint8, device=device)
         self.weight = nn.Parameter(codes, requires_grad=False)
         self._register_scales(device)
@@ -145,7 +147,7 @@ class Linear4bit(nn.Linear):
         """input (..., in) -> (..., out) in the input's dtype, or autocast's."""
         if input.shape[-1] != self.in_features:
             raise ShapeError(f"this layer takes rows of {self.in_features}, got an input of shape {tuple(input.shape)}")
-        output, compute = product_dtypes(input.dtype, input.device.type, self.compute_dtype)
+        output, compute = product_dtypes(input.dtype, input.device.type, self.product_dtype)
         return ops.linear(
             input.to(output),
             self.weight,

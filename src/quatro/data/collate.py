@@ -12,6 +12,11 @@ from quatro.data.tokens import Item
 PAD = 0
 
 
+def collate(items: Sequence[Item]) -> dict[str, Tensor]:
+    """A batch of packed rows or of plain ones, whichever these are."""
+    return packed_batch(items) if "position_ids" in items[0] else padded(items)
+
+
 def padded(items: Sequence[Item]) -> dict[str, Tensor]:
     """input_ids, attention_mask, labels: int64 (batch, longest). The pad token is 0, whatever the tokenizer's: it is masked."""
     longest = max(len(item["input_ids"]) for item in items)

@@ -47,6 +47,6 @@ def _divided(keys: Sequence[bytes], held_keys: set[bytes], by: str, fraction: fl
         different = len(set(keys))
         raise DatasetError(
             f"data.eval {fraction} leaves nothing to train on: there are {len(keys)} sequences, {different} of them different. "
-            "Give more data, a smaller fraction, or a file for data.eval"
+            "Give more data, a smaller fraction, a file, or null for no evaluation"
         )
     return Split(train, held, by)

@@ -1,0 +1,129 @@
+"""What a run is: a frozen, complete and checked value. Its keys are the keys of the YAML file."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from quatro.format.errors import InputError, RecipeError
+from quatro.format.spec import QuantSpec
+from quatro.kernels.compute import COMPUTE_DTYPES
+from quatro.train.arguments import check_arguments
+from quatro.train.letters import recipe_letter
+
+DEFAULTS: dict[str, Any] = {
+    "learning_rate": 2e-4,
+    "per_device_train_batch_size": 4,
+    "per_device_eval_batch_size": 4,
+    "gradient_accumulation_steps": 4,
+    "num_train_epochs": 3,
+    "warmup_steps": 0.03,
+    "lr_scheduler_type": "constant_with_warmup",
+    "optim": "adamw_torch_fused",
+    "max_grad_norm": 0.3,
+    "eval_strategy": "steps",
+    "logging_steps": 0.01,
+    "eval_steps": 0.1,
+    "save_steps": 0.1,
+    "save_total_limit": 3,
+    "seed": 42,
+}
+"""`train:` where a recipe says nothing; steps below 1 are shares of the whole run. Rates as in QLoRA, arXiv 2305.14314."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Quantization(_Section):
+    """How the base becomes 4 bits."""
+
+    quant_type: str = "nf4"
+    block_size: int = 64
+    double_quant: bool = True
+    compute_dtype: Literal["auto", *COMPUTE_DTYPES] = "auto"  # type: ignore[valid-type]
+
+    @model_validator(mode="after")
+    def _is_a_spec(self) -> Self:
+        QuantSpec(self.quant_type, self.block_size, self.double_quant)
+        return self
+
+
+class Lora(_Section):
+    """The adapter's shape. target_modules: "all-linear", or layer names such as [q_proj, v_proj]."""
+
+    r: Annotated[int, Field(gt=0)] = 16
+    lora_alpha: Annotated[float, Field(gt=0)] = 32
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    init: Literal["default"] = "default"
+
+
+class Data(_Section):
+    """eval: a file, or a share of the training rows, or null. max_length: null is 1024 tokens, or what the model can read."""
+
+    train: str
+    eval: str | Annotated[float, Field(ge=0, lt=1)] | None = 0.05
+    format: str = "auto"
+    template: str = "auto"
+    max_length: Annotated[int, Field(ge=8)] | None = None
+    packing: bool = False
+    loss_on: Literal["assistant", "all"] = "assistant"
+
+    @field_validator("eval")
+    @classmethod
+    def _nothing_is_none(cls, value: str | float | None) -> str | float | None:
+        return value or None
+
+
+class Recipe(_Section):
+    """A whole run; `recipe_of` makes it. train: transformers' TrainingArguments by their own names, over DEFAULTS."""
+
+    model: str
+    method: Literal["qlora", "lora"] = "qlora"
+    quantization: Quantization = Quantization()
+    lora: Lora = Lora()
+    data: Data
+    train: dict[str, Any] = {}
+    output_dir: str
+
+    @field_validator("train")
+    @classmethod
+    def _known_arguments(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return check_arguments({**DEFAULTS, **value})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, complete, in the order of the file."""
+        found: dict[str, Any] = self.model_dump(mode="json")
+        return found if self.method == "qlora" else {key: value for key, value in found.items() if key != "quantization"}
+
+    def with_max_length(self, length: int) -> "Recipe":
+        """The same run with the sequence length decided."""
+        return self.model_copy(update={"data": self.data.model_copy(update={"max_length": length})})
+
+
+def recipe_of(values: Mapping[str, Any]) -> Recipe:
+    """A recipe from plain values. Raises RecipeError: what came, what is allowed, the nearest word."""
+    _refuse_without_effect(values)
+    try:
+        return Recipe.model_validate(dict(values))
+    except ValidationError as error:
+        raise RecipeError(recipe_letter(error, Recipe)) from None
+    except InputError as error:
+        raise RecipeError(str(error)) from None
+
+
+def _refuse_without_effect(values: Mapping[str, Any]) -> None:
+    if "optimizer" in values:
+        raise RecipeError(
+            "optimizer: (budget, tier) is about paged optimizers, which come with a later release; leave the section out and "
+            "set train.optim to adamw_torch_fused"
+        )
+    if values.get("method") == "full":
+        raise RecipeError(
+            "method full comes with a later release; choose qlora (adapter on a 4-bit base) or lora (on a 16-bit base)"
+        )
+    if values.get("method") == "lora" and "quantization" in values:
+        raise RecipeError(
+            "quantization has no effect with method lora, which keeps the base as it is; leave it out or choose qlora"
+        )

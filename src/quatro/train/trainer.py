@@ -1,0 +1,114 @@
+"""transformers' Trainer, with three promises more: it stops at NaN, weighs held-out loss by tokens, and saves whole."""
+
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import EvalPrediction, Trainer, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput
+
+from quatro.data.encode import IGNORED
+from quatro.format.errors import MachineError
+from quatro.train.directory import CHECKPOINT, last_checkpoint
+
+DISK_ERRORS = (OSError, RuntimeError, SafetensorError)
+"""What a full or read-only disk looks like: Python's files, torch.save, safetensors."""
+
+
+class QuatroTrainer(Trainer):
+    """Overrides compute_loss, evaluation_loop and _save_checkpoint; a test pins that they are what Trainer calls."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(compute_metrics=token_loss, preprocess_logits_for_metrics=token_losses, **options)
+        self.add_callback(StopAtBrokenGradient())
+        self.tokens_trained = 0
+        self.seconds_evaluating = 0.0
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
+        """The model's loss. Raises MachineError if it is not a number."""
+        if model.training:
+            self.tokens_trained += _token_count(inputs)
+        found = super().compute_loss(model, inputs, *args, **options)
+        loss = found[0] if isinstance(found, tuple) else found
+        if not torch.isfinite(loss).all():
+            raise MachineError(broken("loss", loss.item(), self.state.global_step, self.args))
+        return found
+
+    def evaluation_loop(self, *args: Any, **options: Any) -> EvalLoopOutput:
+        """Trainer's own, whose mean over batches is replaced by the mean over tokens: it does not depend on the batches."""
+        started = time.monotonic()
+        output = super().evaluation_loop(*args, **options)
+        self.seconds_evaluating += time.monotonic() - started
+        prefix = options.get("metric_key_prefix", "eval")
+        output.metrics[f"{prefix}_loss"] = output.metrics.pop(f"{prefix}_token_loss")
+        return output
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """A checkpoint is whole or absent. Raises MachineError if it cannot be written."""
+        try:
+            super()._save_checkpoint(model, trial)
+        except DISK_ERRORS as error:
+            torn = Path(self.args.output_dir) / f"{CHECKPOINT}{self.state.global_step}"
+            shutil.rmtree(torn, ignore_errors=True)
+            raise MachineError(
+                f"could not write {torn}: {_first_line(error)}. Nothing of it was kept{_kept(torn.parent)}. "
+                "Free space and start the same command again"
+            ) from error
+
+
+class StopAtBrokenGradient(TrainerCallback):
+    """A loss can be finite and its gradient not; one step with it would fill the adapter with NaN."""
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
+        """Raises MachineError before the step is taken."""
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if not math.isfinite(norm):
+            raise MachineError(broken("gradient", norm, state.global_step, args))
+
+
+def broken(what: str, value: float, step: int, args: Any) -> str:
+    """The letter of a run that stops because a number is none."""
+    kept = _kept(Path(args.output_dir))
+    return (
+        f"the {what} became {value} at step {step + 1}, and the run stopped before the weights took harm{kept}. "
+        f"Lower train.learning_rate (now {args.learning_rate}), and look at the data of that step"
+    )
+
+
+def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Of each row (sum of -log p over learned tokens, their number), float32 (batch, 2): all of the logits that is kept."""
+    if isinstance(logits, tuple):
+        logits = logits[0]
+    targets = labels[:, 1:]
+    losses = torch.nn.functional.cross_entropy(
+        logits[:, :-1].float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
+    )
+    return torch.stack([losses.sum(1), (targets != IGNORED).sum(1).float()], dim=1)
+
+
+def token_loss(prediction: EvalPrediction) -> dict[str, float]:
+    """The mean over all learned tokens of all rows, in nats."""
+    total, count = prediction.predictions.astype("float64").sum(0)
+    return {"token_loss": float(total / count)}
+
+
+def _token_count(inputs: dict[str, Any]) -> int:
+    mask = inputs.get("attention_mask")
+    return int(mask.sum()) if mask is not None else int(inputs["input_ids"].numel())
+
+
+def _kept(run: Path) -> str:
+    checkpoint = last_checkpoint(run)
+    return f"; {checkpoint.name} is whole" if checkpoint else ""
+
+
+def _first_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from quatro.format.errors import InputError
+from quatro.kernels.compiling import constant_when_compiled
 from quatro.kernels.scratch import scratch
 
 logger = logging.getLogger("quatro")
@@ -21,7 +22,7 @@ def cpu_has_bf16_units() -> bool:
     return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def product_dtypes(input_dtype: torch.dtype, device_type: str, wanted: str) -> tuple[torch.dtype, torch.dtype]:
     """(dtype of the output, dtype the product runs in).
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from quatro.format.codebooks import CodeTable
 from quatro.format.errors import BackendError, did_you_mean
 from quatro.kernels import native, reference
+from quatro.kernels.compiling import constant_when_compiled
 
 logger = logging.getLogger("quatro")
 
@@ -78,7 +79,7 @@ def backends() -> list[BackendStatus]:
     return [BackendStatus(b.NAME, device, b.refusal(torch.device(device))) for device in devices for b in ORDER]
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def chosen_name(device_type: str) -> str:
     """The name of the backend that a call on this kind of device takes now. Raises BackendError if none can."""
     device, asked = torch.device(device_type), _asked.get()

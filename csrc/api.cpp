@@ -14,7 +14,8 @@ namespace quatro {
 namespace {
 
 constexpr int64_t kMostElements = int64_t{1} << 48, kLargestBlock = 1 << 16;
-constexpr int64_t kWeightsPerThread = 1 << 15;  // waking a thread costs about what this many weights take
+constexpr int64_t kWeightsPerThread = 1 << 15;    // waking a thread costs about what this many weights take
+constexpr int64_t kMostKept = int64_t{12} << 20;  // bytes; a cache of many cores keeps less of ours than its size says
 constexpr int kMostThreads = 1024;
 
 bool aligned(const void *pointer, size_t bytes) { return reinterpret_cast<uintptr_t>(pointer) % bytes == 0; }
@@ -32,8 +33,12 @@ bool ascending(const float *values, int count) {
     if (std::isnan(values[i]) || (i && values[i] < values[i - 1])) return false;
   return true;
 }
-bool finite(const float *values, int count) { return std::all_of(values, values + count, [](float x) { return std::isfinite(x); }); }
-bool valid_order(const uint8_t *order) { return std::all_of(order, order + 16, [](uint8_t code) { return code < 16; }); }
+bool finite(const float *values, int count) {
+  return std::all_of(values, values + count, [](float x) { return std::isfinite(x); });
+}
+bool valid_order(const uint8_t *order) {
+  return std::all_of(order, order + 16, [](uint8_t code) { return code < 16; });
+}
 
 int64_t blocks_of(int64_t n, int64_t block) { return (n + block - 1) / block; }
 int useful_threads(int64_t n, int threads) {
@@ -51,7 +56,7 @@ constexpr decltype(&dequantize_scalar) kDequantize[] = QUATRO_TWINS(dequantize);
 constexpr decltype(&quantize_scales_scalar) kQuantizeScales[] = QUATRO_TWINS(quantize_scales);
 constexpr decltype(&dequantize_scales_scalar) kDequantizeScales[] = QUATRO_TWINS(dequantize_scales);
 
-// Runs kernels[isa] on the full blocks and kernels[scalar] on a ragged last one. Returns the smallest block that one reports, or -1.
+// Runs kernels[isa] on full blocks and kernels[scalar] on a ragged last one. Returns the smallest block reported, or -1.
 template <class Job, class Kernel>
 int64_t run_blocks(const Job &job, int64_t block, const Kernel *kernels, int isa, int threads) {
   constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
@@ -67,7 +72,8 @@ int64_t run_blocks(const Job &job, int64_t block, const Kernel *kernels, int isa
 }
 
 template <class Job>
-void run_blocks(const Job &job, int64_t block, void (*const *kernels)(const Job &, int64_t, int64_t), int isa, int threads) {
+void run_blocks(const Job &job, int64_t block, void (*const *kernels)(const Job &, int64_t, int64_t), int isa,
+                int threads) {
   const int64_t full = job.count / block;
   for_ranges(blocks_of(job.count, block), useful_threads(job.count, threads), [&](int64_t first, int64_t last) {
     kernels[isa](job, first, std::min(last, full));
@@ -90,14 +96,19 @@ int64_t first_non_finite(const QuantizeJob &job, int64_t block) {
 }
 
 float ordered_mean(const float *values, int64_t count, int threads) {
+  const PlainFloats rules;
   double sums[kLanes], total = 0.0;
-  for_ranges(kLanes, useful_threads(count, threads), [&](int64_t first, int64_t last) { sum_lanes(values, count, first, last, sums); });
+  for_ranges(kLanes, useful_threads(count, threads),
+             [&](int64_t first, int64_t last) { sum_lanes(values, count, first, last, sums); });
   for (double sum : sums) total += sum;
   return static_cast<float>(total / static_cast<double>(count));
 }
 
-// Larger than the last cache: what is written is not read again before it has left, so it need not pass through.
-bool should_stream(const void *out, int64_t bytes) { return aligned(out, 64) && bytes > last_level_cache_bytes(); }
+// Whether an output is too large to be in a cache still when it is read again. Then writing around the caches saves
+// reading what is overwritten: twice the speed.
+bool should_stream(const void *out, int64_t bytes) {
+  return aligned(out, 64) && bytes >= std::min(last_level_cache_bytes() / 2, kMostKept);
+}
 
 }  // namespace
 }  // namespace quatro
@@ -115,20 +126,21 @@ const char *quatro_status_text(int status) {
     case QUATRO_OK: return "ok";
     case QUATRO_BAD_ARGUMENT: return "an argument is out of range, misaligned or null";
     case QUATRO_NON_FINITE: return "NaN or Inf where numbers are needed";
-    case QUATRO_NO_MEMORY: return "out of memory";
     case QUATRO_BAD_ISA: return "this processor does not have the instruction set that was asked for";
     default: return "unknown status";
   }
 }
 
 int quatro_quantize(const void *w, int dtype, int64_t n, int64_t block, const float *thresholds, const uint8_t *order,
-                    float full_scale, uint8_t *codes, float *scales, float *zeros, int64_t *first_bad, int isa, int threads) {
+                    float full_scale, uint8_t *codes, float *scales, float *zeros, int64_t *first_bad, int isa,
+                    int threads) {
   if (!valid_isa(isa)) return QUATRO_BAD_ISA;
   if (!valid_dtype(dtype) || !valid_sizes(n, block, threads) || !floats(thresholds) || !order || !first_bad ||
-      !aligned(first_bad, alignof(int64_t)) || !(full_scale > 0.0f) || !std::isfinite(full_scale) || !ascending(thresholds, 15) ||
-      !valid_order(order))
+      !aligned(first_bad, alignof(int64_t)) || !(full_scale > 0.0f) || !std::isfinite(full_scale) ||
+      !ascending(thresholds, 15) || !valid_order(order))
     return QUATRO_BAD_ARGUMENT;
-  if (n && (!weights(w, dtype) || !codes || !floats(scales) || !aligned(zeros, alignof(float)))) return QUATRO_BAD_ARGUMENT;
+  if (n && (!weights(w, dtype) || !codes || !floats(scales) || !aligned(zeros, alignof(float))))
+    return QUATRO_BAD_ARGUMENT;
   QuantizeJob job = {w, dtype, n, block, {}, {}, 0, full_scale, codes, scales, zeros};
   std::copy(thresholds, thresholds + 15, job.thresholds);
   job.thresholds[15] = std::numeric_limits<float>::infinity();
@@ -141,12 +153,15 @@ int quatro_quantize(const void *w, int dtype, int64_t n, int64_t block, const fl
   return QUATRO_NON_FINITE;
 }
 
-int quatro_dequantize(const uint8_t *codes, int64_t n, int64_t block, const float *table, const float *scales, const float *zeros,
-                      void *out, int dtype, int isa, int threads) {
+int quatro_dequantize(const uint8_t *codes, int64_t n, int64_t block, const float *table, const float *scales,
+                      const float *zeros, void *out, int dtype, int isa, int threads) {
   if (!valid_isa(isa)) return QUATRO_BAD_ISA;
-  if (!valid_dtype(dtype) || !valid_sizes(n, block, threads) || !floats(table) || !finite(table, 16)) return QUATRO_BAD_ARGUMENT;
-  if (n && (!codes || !floats(scales) || !aligned(zeros, alignof(float)) || !weights(out, dtype))) return QUATRO_BAD_ARGUMENT;
-  DequantizeJob job = {codes, n, block, {}, scales, zeros, out, dtype, should_stream(out, n * static_cast<int64_t>(width(dtype)))};
+  if (!valid_dtype(dtype) || !valid_sizes(n, block, threads) || !floats(table) || !finite(table, 16))
+    return QUATRO_BAD_ARGUMENT;
+  if (n && (!codes || !floats(scales) || !aligned(zeros, alignof(float)) || !weights(out, dtype)))
+    return QUATRO_BAD_ARGUMENT;
+  DequantizeJob job = {
+      codes, n, block, {}, scales, zeros, out, dtype, should_stream(out, n * static_cast<int64_t>(width(dtype)))};
   std::copy(table, table + 16, job.table);
   run_blocks(job, block, kDequantize, isa, threads);
   return QUATRO_OK;
@@ -155,20 +170,21 @@ int quatro_dequantize(const uint8_t *codes, int64_t n, int64_t block, const floa
 int quatro_quantize_scales(const float *scales, int64_t n, int64_t group, const float *thresholds, uint8_t *codes,
                            float *group_absmax, float *mean, int isa, int threads) {
   if (!valid_isa(isa)) return QUATRO_BAD_ISA;
-  if (n < 1 || !valid_sizes(n, group, threads) || !floats(thresholds) || !ascending(thresholds, 255) || !floats(scales) || !codes ||
-      !floats(group_absmax) || !floats(mean))
+  if (n < 1 || !valid_sizes(n, group, threads) || !floats(thresholds) || !ascending(thresholds, 255) ||
+      !floats(scales) || !codes || !floats(group_absmax) || !floats(mean))
     return QUATRO_BAD_ARGUMENT;
   *mean = ordered_mean(scales, n, threads);
   const QuantizeScalesJob job = {scales, n, group, thresholds, *mean, codes, group_absmax};
   return run_blocks(job, group, kQuantizeScales, isa, threads) < 0 ? QUATRO_OK : QUATRO_NON_FINITE;
 }
 
-int quatro_dequantize_scales(const uint8_t *codes, int64_t n, int64_t group, const float *map, const float *group_absmax, float mean,
-                             float *out, int isa, int threads) {
+int quatro_dequantize_scales(const uint8_t *codes, int64_t n, int64_t group, const float *map,
+                             const float *group_absmax, float mean, float *out, int isa, int threads) {
   if (!valid_isa(isa)) return QUATRO_BAD_ISA;
   if (!valid_sizes(n, group, threads) || !floats(map)) return QUATRO_BAD_ARGUMENT;
   if (n && (!codes || !floats(group_absmax) || !floats(out))) return QUATRO_BAD_ARGUMENT;
-  run_blocks(DequantizeScalesJob{codes, n, group, map, group_absmax, mean, out}, group, kDequantizeScales, isa, threads);
+  run_blocks(DequantizeScalesJob{codes, n, group, map, group_absmax, mean, out}, group, kDequantizeScales, isa,
+             threads);
   return QUATRO_OK;
 }
 

@@ -1,4 +1,4 @@
-// The numbers of one block: what its extremes make of scale and zero. Internal linkage, so that every instruction set has its own.
+// What a block's extremes make of its scale and zero. Internal linkage: every instruction set has its own.
 #ifndef QUATRO_BLOCK_SCALE_H
 #define QUATRO_BLOCK_SCALE_H
 
@@ -31,6 +31,14 @@ inline Affine write_affine(const quatro::QuantizeJob &job, int64_t block, const 
   job.scales[block] = !constant ? scale : low < 0.0f ? -low : low;
   job.zeros[block] = !constant ? -(low / scale) : low > 0.0f ? -1.0f : low < 0.0f ? 1.0f : 0.0f;
   return {low, scale};
+}
+
+// Scales are found for a batch of blocks before their codes are: codes wait for their scale, other blocks fill the wait.
+constexpr int64_t kMostBatched = 64;
+
+inline int64_t batch_of(int64_t block) {
+  const int64_t fit = 2048 / block;  // weights that stay in the first cache
+  return fit < 1 ? 1 : fit > kMostBatched ? kMostBatched : fit;
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// float32 <-> bfloat16 and float16, round to nearest even: the scalar twins of vcvtps2ph, vcvtph2ps and the bf16 shifts.
+// float32 <-> bfloat16 and float16, round to nearest even: twins of vcvtps2ph, vcvtph2ps and the bf16 shifts.
 #ifndef QUATRO_CONVERT_H
 #define QUATRO_CONVERT_H
 

@@ -1,4 +1,4 @@
-// CPUID says what the processor has, XGETBV what the operating system saves on a context switch: an instruction set needs both.
+// CPUID says what the processor has, XGETBV which registers the operating system saves: an instruction set needs both.
 #include "cpu.h"
 
 #include "quatro.h"

@@ -6,7 +6,7 @@
 
 namespace quatro {
 
-int best_isa();                   // a quatro_isa
+int best_isa();  // a quatro_isa
 int64_t last_level_cache_bytes();
 
 }  // namespace quatro

@@ -1,4 +1,4 @@
-// 4-bit codes back to weights with AVX2. The table is scaled and rounded once a block; a weight is then a lookup in registers.
+// 4-bit codes back to weights with AVX2. The table is scaled and rounded once a block; then a weight is a lookup.
 #include <immintrin.h>
 
 #include "kernels.h"
@@ -15,8 +15,8 @@ void store(void *out, __m256i values) {
     _mm256_storeu_si256(static_cast<__m256i *>(out), values);
 }
 
-// 16 floats in two registers. A lookup of 8 reads the low 3 bits of each index, and a blend the sign, so shifts that bring the
-// nibble down, and its highest bit up, are all it takes.
+// 16 floats in two registers. A lookup reads the low 3 bits of each of 8 indices, and a blend the sign bit: one shift
+// brings a nibble down, another its highest bit up.
 class Floats {
  public:
   static constexpr int64_t kBytes = 4;
@@ -61,7 +61,8 @@ class Halves {
     const __m128i packed = _mm_shuffle_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(codes)), 0xd8);
     const __m256i bytes = _mm256_permute4x64_epi64(_mm256_castsi128_si256(packed), 0x50);
     const __m256i nibble = _mm256_set1_epi8(15);
-    const __m256i first = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble), second = _mm256_and_si256(bytes, nibble);
+    const __m256i first = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble),
+                  second = _mm256_and_si256(bytes, nibble);
     const __m256i index = _mm256_unpacklo_epi8(first, second);
     const __m256i low = _mm256_shuffle_epi8(low_, index), high = _mm256_shuffle_epi8(high_, index);
     store<stream>(out, _mm256_unpacklo_epi8(low, high));
@@ -98,7 +99,8 @@ struct WideBFloat16 {
 struct WideFloat16 {
   using Table = Halves;
   static Table round(__m256 low, __m256 high) {
-    return Table(_mm256_set_m128i(_mm256_cvtps_ph(high, _MM_FROUND_TO_NEAREST_INT), _mm256_cvtps_ph(low, _MM_FROUND_TO_NEAREST_INT)));
+    return Table(_mm256_set_m128i(_mm256_cvtps_ph(high, _MM_FROUND_TO_NEAREST_INT),
+                                  _mm256_cvtps_ph(low, _MM_FROUND_TO_NEAREST_INT)));
   }
 };
 
@@ -108,10 +110,12 @@ void dequantize(const DequantizeJob &job, int64_t first, int64_t last) {
   const __m256 low = _mm256_loadu_ps(job.table), high = _mm256_loadu_ps(job.table + 8);
   for (int64_t b = first; b < last; ++b) {
     const __m256 zero = _mm256_set1_ps(job.zeros ? job.zeros[b] : 0.0f), scale = _mm256_set1_ps(job.scales[b]);
-    const Table values = Format::round(_mm256_mul_ps(_mm256_sub_ps(low, zero), scale), _mm256_mul_ps(_mm256_sub_ps(high, zero), scale));
+    const Table values =
+        Format::round(_mm256_mul_ps(_mm256_sub_ps(low, zero), scale), _mm256_mul_ps(_mm256_sub_ps(high, zero), scale));
     const uint8_t *codes = job.codes + b * job.block / 2;
     char *out = static_cast<char *>(job.out) + b * job.block * Table::kBytes;
-    for (int64_t i = 0; i < job.block; i += kUnit) values.template write<stream>(codes + i / 2, out + i * Table::kBytes);
+    for (int64_t i = 0; i < job.block; i += kUnit)
+      values.template write<stream>(codes + i / 2, out + i * Table::kBytes);
   }
   if (stream) _mm_sfence();
 }

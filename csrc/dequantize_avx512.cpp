@@ -1,4 +1,4 @@
-// 4-bit codes back to weights with AVX512. The table is scaled and rounded once a block; a weight is then one lookup in a register.
+// 4-bit codes back to weights with AVX512. The table is scaled and rounded once a block; then a weight is a lookup.
 #include <immintrin.h>
 
 #include "kernels.h"
@@ -15,8 +15,8 @@ void store(void *out, __m512i values) {
     _mm512_storeu_si512(out, values);
 }
 
-// 16 floats. A lookup reads the low 4 bits of each index, so nibbles need no masking: 8 bytes, and each 32-bit index takes
-// the 8 bits that begin at its nibble.
+// 16 floats. A lookup reads the low 4 bits of each of 16 indices, so nibbles need no mask: an index takes the 8 bits that
+// begin at its nibble.
 class Floats {
  public:
   static constexpr int64_t kStep = 16, kBytes = 4;
@@ -26,7 +26,8 @@ class Floats {
   __m512i lookup(const uint8_t *codes) const {
     int64_t eight;
     __builtin_memcpy(&eight, codes, sizeof eight);
-    return _mm512_castps_si512(_mm512_permutexvar_ps(_mm512_multishift_epi64_epi8(starts(), _mm512_set1_epi64(eight)), values_));
+    return _mm512_castps_si512(
+        _mm512_permutexvar_ps(_mm512_multishift_epi64_epi8(starts(), _mm512_set1_epi64(eight)), values_));
   }
 
  private:

@@ -1,5 +1,5 @@
-// What the kernels are told, and who they are. Plain data only: this header is compiled under several instruction sets, and an
-// inline function here could be emitted with one of them and linked into the path of another.
+// What the kernels are told, and who they are. Plain data only: it is compiled under several instruction sets, and an
+// inline function could be emitted with one of them and linked into the path of another.
 #ifndef QUATRO_KERNELS_H
 #define QUATRO_KERNELS_H
 

@@ -1,4 +1,4 @@
-// Memory that is about to be written for the first time: ask for huge pages, so that a page fault brings 2 MiB and not 4 KiB.
+// Huge pages for memory that is about to be written for the first time: a page fault then brings 2 MiB and not 4 KiB.
 #include "quatro.h"
 
 #if defined(__linux__)

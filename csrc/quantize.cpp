@@ -1,5 +1,4 @@
-// Weights to 4-bit codes, one weight at a time: the twin that the SIMD files equal bit for bit, and the path of the ragged
-// last block everywhere.
+// Weights to 4-bit codes, one at a time: the twin that the SIMD files equal, and the path of the ragged last block.
 #include <algorithm>
 #include <limits>
 
@@ -70,7 +69,8 @@ void encode_symmetric(const QuantizeJob &job, int64_t begin, int64_t end, float 
 
 template <class Format>
 void encode_affine(const QuantizeJob &job, int64_t begin, int64_t end, Affine affine) {
-  encode<Format>(job, begin, end, [=](float x) { return affine.scale == 0.0f ? 0.0f : (x - affine.low) / affine.scale; });
+  encode<Format>(job, begin, end,
+                 [=](float x) { return affine.scale == 0.0f ? 0.0f : (x - affine.low) / affine.scale; });
 }
 
 template <class Format>

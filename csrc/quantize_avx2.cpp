@@ -23,10 +23,12 @@ struct WideBFloat16 {
 
 struct WideFloat16 {
   using Stored = uint16_t;
-  static __m256 load(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))); }
+  static __m256 load(const uint16_t *p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
+  }
 };
 
-// Binary search of the position, highest bit first. A comparison gives 0 or -1, so a step is found = 2 * found - comparison.
+// Binary search of the position, highest bit first. A comparison gives 0 or -1: found = 2 * found - comparison.
 class Search {
  public:
   explicit Search(const QuantizeJob &job)
@@ -99,54 +101,88 @@ Extremes extremes(const typename Format::Stored *w, int64_t count) {
   return found;
 }
 
+// While a weight is encoded the one `ahead` of it is fetched: computing hides the memory, and no page end stops it.
 template <class Format, class Normalize>
-void encode(const Search &search, const Packer &packer, const typename Format::Stored *w, int64_t count, uint8_t *codes,
-            Normalize normalize) {
-  const auto position = [&](int64_t i) { return search.position(normalize(Format::load(w + i))); };
+void encode(const Search &search, const Packer &packer, const typename Format::Stored *w, int64_t count, int64_t ahead,
+            uint8_t *codes, const Normalize &normalize) {
+  const auto position = [&](int64_t i) {
+    _mm_prefetch(reinterpret_cast<const char *>(w + i + ahead), _MM_HINT_T0);
+    return search.position(normalize(Format::load(w + i)));
+  };
   for (int64_t i = 0; i < count; i += kUnit) {
     const __m128i packed = packer.pack(position(i), position(i + 8), position(i + 16), position(i + 24));
     _mm_storeu_si128(reinterpret_cast<__m128i *>(codes + i / 2), packed);
   }
 }
 
-template <class Format>
-int64_t quantize_symmetric(const QuantizeJob &job, int64_t first, int64_t last) {
-  const Search search(job);
-  const Packer packer(job);
-  const __m256 limit = _mm256_set1_ps(job.full_scale), lowest = _mm256_set1_ps(-job.full_scale);
-  for (int64_t b = first; b < last; ++b) {
-    const auto *w = static_cast<const typename Format::Stored *>(job.weights) + b * job.block;
-    const Extremes found = extremes<Format, false>(w, job.block);
-    if (!found.finite()) return b;
-    const __m256 inverse = _mm256_set1_ps(1.0f / write_symmetric(job, b, found));
-    encode<Format>(search, packer, w, job.block, job.codes + b * job.block / 2, [=](__m256 x) {
-      return _mm256_min_ps(_mm256_max_ps(_mm256_mul_ps(x, inverse), lowest), limit);
-    });
+// value = scale * table
+struct SymmetricRule {
+  static constexpr bool kAffine = false;
+  using Scale = float;
+  static Scale write(const QuantizeJob &job, int64_t block, const Extremes &found) {
+    return write_symmetric(job, block, found);
   }
-  return -1;
-}
 
-template <class Format>
-int64_t quantize_affine(const QuantizeJob &job, int64_t first, int64_t last) {
+  class Normalize {
+   public:
+    Normalize(const QuantizeJob &job, float divisor)
+        : inverse_(_mm256_set1_ps(1.0f / divisor)),
+          lowest_(_mm256_set1_ps(-job.full_scale)),
+          highest_(_mm256_set1_ps(job.full_scale)) {}
+    __m256 operator()(__m256 x) const {
+      return _mm256_min_ps(_mm256_max_ps(_mm256_mul_ps(x, inverse_), lowest_), highest_);
+    }
+
+   private:
+    __m256 inverse_, lowest_, highest_;
+  };
+};
+
+// value = scale * (table - zero)
+struct AffineRule {
+  static constexpr bool kAffine = true;
+  using Scale = Affine;
+  static Scale write(const QuantizeJob &job, int64_t block, const Extremes &found) {
+    return write_affine(job, block, found);
+  }
+
+  class Normalize {
+   public:
+    explicit Normalize(const QuantizeJob &, Affine affine)
+        : low_(_mm256_set1_ps(affine.low)),
+          scale_(_mm256_set1_ps(affine.scale)),
+          spread_(_mm256_castsi256_ps(_mm256_set1_epi32(affine.scale != 0.0f ? -1 : 0))) {}
+    __m256 operator()(__m256 x) const { return _mm256_and_ps(spread_, _mm256_div_ps(_mm256_sub_ps(x, low_), scale_)); }
+
+   private:
+    __m256 low_, scale_, spread_;
+  };
+};
+
+template <class Format, class Rule>
+int64_t quantize(const QuantizeJob &job, int64_t first, int64_t last) {
   const Search search(job);
   const Packer packer(job);
-  for (int64_t b = first; b < last; ++b) {
-    const auto *w = static_cast<const typename Format::Stored *>(job.weights) + b * job.block;
-    const Extremes found = extremes<Format, true>(w, job.block);
-    if (!found.finite()) return b;
-    const Affine affine = write_affine(job, b, found);
-    const __m256 lows = _mm256_set1_ps(affine.low), scales = _mm256_set1_ps(affine.scale);
-    const __m256 spread = _mm256_castsi256_ps(_mm256_set1_epi32(affine.scale != 0.0f ? -1 : 0));
-    encode<Format>(search, packer, w, job.block, job.codes + b * job.block / 2, [=](__m256 x) {
-      return _mm256_and_ps(spread, _mm256_div_ps(_mm256_sub_ps(x, lows), scales));
-    });
+  const auto *weights = static_cast<const typename Format::Stored *>(job.weights);
+  const int64_t batch = batch_of(job.block);
+  typename Rule::Scale scales[kMostBatched];
+  for (int64_t start = first; start < last; start += batch) {
+    const int64_t end = start + batch < last ? start + batch : last;
+    for (int64_t b = start; b < end; ++b) {
+      const Extremes found = extremes<Format, Rule::kAffine>(weights + b * job.block, job.block);
+      if (!found.finite()) return b;
+      scales[b - start] = Rule::write(job, b, found);
+    }
+    for (int64_t b = start; b < end; ++b)
+      encode<Format>(search, packer, weights + b * job.block, job.block, batch * job.block,
+                     job.codes + b * job.block / 2, typename Rule::Normalize(job, scales[b - start]));
   }
   return -1;
 }
 
 template <class Format>
 int64_t quantize(const QuantizeJob &job, int64_t first, int64_t last) {
-  return job.zeros ? quantize_affine<Format>(job, first, last) : quantize_symmetric<Format>(job, first, last);
+  return job.zeros ? quantize<Format, AffineRule>(job, first, last) : quantize<Format, SymmetricRule>(job, first, last);
 }
 
 }  // namespace

@@ -28,7 +28,7 @@ struct WideFloat16 {
   }
 };
 
-// Binary search of the position, highest bit first. Tables three and four hold, at the index found so far, the next threshold.
+// Binary search of the position, highest bit first. The third and fourth threshold stand at the index found so far.
 class Search {
  public:
   explicit Search(const QuantizeJob &job)
@@ -40,7 +40,7 @@ class Search {
 
   __m512i position(__m512 x) const {
     const __mmask16 high = _mm512_cmp_ps_mask(x, middle_, _CMP_GT_OQ);
-    __m512i found = _mm512_maskz_set1_epi32(high, 8);
+    __m512i found = _mm512_maskz_mov_epi32(high, _mm512_set1_epi32(8));
     found = step(found, x, _mm512_mask_blend_ps(high, lower_, upper_), 4);
     found = step(found, x, _mm512_permutexvar_ps(found, third_), 2);
     return step(found, x, _mm512_permutexvar_ps(found, fourth_), 1);
@@ -90,10 +90,14 @@ Extremes extremes(const typename Format::Stored *w, int64_t count) {
   return found;
 }
 
+// While a weight is encoded the one `ahead` of it is fetched: computing hides the memory, and no page end stops it.
 template <class Format, class Normalize>
-void encode(const Search &search, const Packer &packer, const typename Format::Stored *w, int64_t count, uint8_t *codes,
-            Normalize normalize) {
-  const auto position = [&](int64_t i) { return search.position(normalize(Format::load(w + i))); };
+void encode(const Search &search, const Packer &packer, const typename Format::Stored *w, int64_t count, int64_t ahead,
+            uint8_t *codes, const Normalize &normalize) {
+  const auto position = [&](int64_t i) {
+    _mm_prefetch(reinterpret_cast<const char *>(w + i + ahead), _MM_HINT_T0);
+    return search.position(normalize(Format::load(w + i)));
+  };
   int64_t i = 0;
   for (; i + 64 <= count; i += 64) {
     const __m256i packed = packer.pack(position(i), position(i + 16), position(i + 32), position(i + 48));
@@ -105,44 +109,75 @@ void encode(const Search &search, const Packer &packer, const typename Format::S
   }
 }
 
-template <class Format>
-int64_t quantize_symmetric(const QuantizeJob &job, int64_t first, int64_t last) {
-  const Search search(job);
-  const Packer packer(job);
-  const __m512 limit = _mm512_set1_ps(job.full_scale), lowest = _mm512_set1_ps(-job.full_scale);
-  for (int64_t b = first; b < last; ++b) {
-    const auto *w = static_cast<const typename Format::Stored *>(job.weights) + b * job.block;
-    const Extremes found = extremes<Format, false>(w, job.block);
-    if (!found.finite()) return b;
-    const __m512 inverse = _mm512_set1_ps(1.0f / write_symmetric(job, b, found));
-    encode<Format>(search, packer, w, job.block, job.codes + b * job.block / 2, [=](__m512 x) {
-      return _mm512_min_ps(_mm512_max_ps(_mm512_mul_ps(x, inverse), lowest), limit);
-    });
+// value = scale * table
+struct SymmetricRule {
+  static constexpr bool kAffine = false;
+  using Scale = float;
+  static Scale write(const QuantizeJob &job, int64_t block, const Extremes &found) {
+    return write_symmetric(job, block, found);
   }
-  return -1;
-}
 
-template <class Format>
-int64_t quantize_affine(const QuantizeJob &job, int64_t first, int64_t last) {
+  class Normalize {
+   public:
+    Normalize(const QuantizeJob &job, float divisor)
+        : inverse_(_mm512_set1_ps(1.0f / divisor)),
+          lowest_(_mm512_set1_ps(-job.full_scale)),
+          highest_(_mm512_set1_ps(job.full_scale)) {}
+    __m512 operator()(__m512 x) const {
+      return _mm512_min_ps(_mm512_max_ps(_mm512_mul_ps(x, inverse_), lowest_), highest_);
+    }
+
+   private:
+    __m512 inverse_, lowest_, highest_;
+  };
+};
+
+// value = scale * (table - zero)
+struct AffineRule {
+  static constexpr bool kAffine = true;
+  using Scale = Affine;
+  static Scale write(const QuantizeJob &job, int64_t block, const Extremes &found) {
+    return write_affine(job, block, found);
+  }
+
+  class Normalize {
+   public:
+    explicit Normalize(const QuantizeJob &, Affine affine)
+        : low_(_mm512_set1_ps(affine.low)),
+          scale_(_mm512_set1_ps(affine.scale)),
+          spread_(affine.scale != 0.0f ? 0xffff : 0) {}
+    __m512 operator()(__m512 x) const { return _mm512_maskz_div_ps(spread_, _mm512_sub_ps(x, low_), scale_); }
+
+   private:
+    __m512 low_, scale_;
+    __mmask16 spread_;
+  };
+};
+
+template <class Format, class Rule>
+int64_t quantize(const QuantizeJob &job, int64_t first, int64_t last) {
   const Search search(job);
   const Packer packer(job);
-  for (int64_t b = first; b < last; ++b) {
-    const auto *w = static_cast<const typename Format::Stored *>(job.weights) + b * job.block;
-    const Extremes found = extremes<Format, true>(w, job.block);
-    if (!found.finite()) return b;
-    const Affine affine = write_affine(job, b, found);
-    const __m512 lows = _mm512_set1_ps(affine.low), scales = _mm512_set1_ps(affine.scale);
-    const __mmask16 spread = affine.scale != 0.0f ? 0xffff : 0;
-    encode<Format>(search, packer, w, job.block, job.codes + b * job.block / 2, [=](__m512 x) {
-      return _mm512_maskz_div_ps(spread, _mm512_sub_ps(x, lows), scales);
-    });
+  const auto *weights = static_cast<const typename Format::Stored *>(job.weights);
+  const int64_t batch = batch_of(job.block);
+  typename Rule::Scale scales[kMostBatched];
+  for (int64_t start = first; start < last; start += batch) {
+    const int64_t end = start + batch < last ? start + batch : last;
+    for (int64_t b = start; b < end; ++b) {
+      const Extremes found = extremes<Format, Rule::kAffine>(weights + b * job.block, job.block);
+      if (!found.finite()) return b;
+      scales[b - start] = Rule::write(job, b, found);
+    }
+    for (int64_t b = start; b < end; ++b)
+      encode<Format>(search, packer, weights + b * job.block, job.block, batch * job.block,
+                     job.codes + b * job.block / 2, typename Rule::Normalize(job, scales[b - start]));
   }
   return -1;
 }
 
 template <class Format>
 int64_t quantize(const QuantizeJob &job, int64_t first, int64_t last) {
-  return job.zeros ? quantize_affine<Format>(job, first, last) : quantize_symmetric<Format>(job, first, last);
+  return job.zeros ? quantize<Format, AffineRule>(job, first, last) : quantize<Format, SymmetricRule>(job, first, last);
 }
 
 }  // namespace

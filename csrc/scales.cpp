@@ -27,7 +27,8 @@ int64_t quantize_scales_scalar(const QuantizeScalesJob &job, int64_t first, int6
   for (int64_t g = first; g < last; ++g) {
     const int64_t begin = g * job.group, end = std::min(job.count, begin + job.group);
     uint32_t magnitude = 0;
-    for (int64_t i = begin; i < end; ++i) magnitude = std::max(magnitude, bits_of(job.scales[i] - job.mean) & 0x7fffffffu);
+    for (int64_t i = begin; i < end; ++i)
+      magnitude = std::max(magnitude, bits_of(job.scales[i] - job.mean) & 0x7fffffffu);
     if (magnitude >= 0x7f800000u) return g;
     job.group_absmax[g] = float_of(magnitude);
     const float inverse = 1.0f / std::max(job.group_absmax[g], kSmallestScale);

@@ -13,7 +13,8 @@ class Search {
   explicit Search(const float *thresholds) : thresholds_(thresholds) {
     for (int k = 0; k < kInRegisters; ++k) {
       float step[16];
-      for (int found = 0; found < 16; ++found) step[found] = thresholds[(found % (1 << k)) * (256 >> k) + (128 >> k) - 1];
+      for (int found = 0; found < 16; ++found)
+        step[found] = thresholds[(found % (1 << k)) * (256 >> k) + (128 >> k) - 1];
       steps_[k] = _mm512_loadu_ps(step);
     }
   }

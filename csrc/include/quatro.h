@@ -1,4 +1,4 @@
-/* The plain C interface of quatro's CPU kernels. No torch, no Python: pointers, sizes, and a status that says what was wrong.
+/* The plain C interface of quatro's CPU kernels. No torch, no Python: pointers, sizes, and a status that tells what is wrong.
  *
  * Weights are row-major and flattened to n elements; block b covers elements [b*block, min(n, (b+1)*block)).
  * Codes are 4 bits, two a byte, the first weight in the high nibble; an odd count leaves the last low nibble with the
@@ -21,45 +21,47 @@ extern "C" {
 
 #define QUATRO_ABI 1
 
-enum quatro_status { QUATRO_OK = 0, QUATRO_BAD_ARGUMENT = 1, QUATRO_NON_FINITE = 2, QUATRO_NO_MEMORY = 3, QUATRO_BAD_ISA = 4 };
+enum quatro_status { QUATRO_OK = 0, QUATRO_BAD_ARGUMENT = 1, QUATRO_NON_FINITE = 2, QUATRO_BAD_ISA = 3 };
 enum quatro_dtype { QUATRO_F32 = 0, QUATRO_BF16 = 1, QUATRO_F16 = 2 };
-/* The instruction sets a function can be asked for. AVX2 means AVX2 + FMA + F16C; AVX512 means F, BW, VL, DQ and VBMI too. */
+/* The instruction sets a function can be asked for. AVX2 means AVX2, FMA and F16C; AVX512 adds F, BW, VL, DQ and VBMI. */
 enum quatro_isa { QUATRO_SCALAR = 0, QUATRO_AVX2 = 1, QUATRO_AVX512 = 2 };
 
 QUATRO_API int quatro_abi(void);
-QUATRO_API int quatro_best_isa(void);              /* by CPUID and XGETBV, never by compile flags */
+QUATRO_API int quatro_best_isa(void); /* by CPUID and XGETBV, never by compile flags */
 QUATRO_API const char *quatro_status_text(int status);
 
 /* w (n) of dtype -> codes ((n+1)/2), scales (ceil(n/block)) float32 and, affine only, zeros (ceil(n/block)) float32.
  *
  * thresholds: 15 ascending float32 (+inf pads a shorter table); the position of x is the number of thresholds < x, so a
  *   tie goes to the lower entry. order: 16 bytes, sorted position -> code.
- * Symmetric: scale = absmax / full_scale; whole blocks use x * (1 / max(scale, 1e-38)), the ragged last block x / max(scale, 1e-38),
- *   each a single float32 operation (no fused multiply-add, no reciprocal estimate); then clip to [-full_scale, full_scale].
- *   With full_scale == 1 scale is absmax itself, bit for bit.
- * Affine (zeros != NULL): see quatro.kernels.reference, which defines the bits.
- * Returns QUATRO_NON_FINITE and *first_bad (smallest index of a NaN or Inf) without promising anything about the outputs. */
-QUATRO_API int quatro_quantize(const void *w, int dtype, int64_t n, int64_t block, const float *thresholds, const uint8_t *order,
-                               float full_scale, uint8_t *codes, float *scales, float *zeros, int64_t *first_bad, int isa, int threads);
+ * Blocks are multiples of 32. Every step below is one float32 operation: no fused multiply-add, no reciprocal estimate.
+ * Symmetric: scale = absmax / full_scale; whole blocks use x * (1 / max(scale, 1e-38)), the ragged last block
+ *   x / max(scale, 1e-38); then clip to [-full_scale, full_scale]. With full_scale == 1 scale is absmax itself, bit for bit.
+ * Affine (zeros != NULL): scale = hi / full_scale - lo / full_scale, zero = -(lo / scale), position of (x - lo) / scale.
+ *   Where that scale is 0: scale = |lo|, zero = -sign(lo), position 0, so that a constant block comes back exactly.
+ * Returns QUATRO_NON_FINITE and *first_bad, the smallest index of a NaN or Inf (else -1); the outputs are then undefined. */
+QUATRO_API int quatro_quantize(const void *w, int dtype, int64_t n, int64_t block, const float *thresholds,
+                               const uint8_t *order, float full_scale, uint8_t *codes, float *scales, float *zeros,
+                               int64_t *first_bad, int isa, int threads);
 
-/* out[i] = table[code] * scale (or, zeros != NULL: (table[code] - zero) * scale): float32 operations, each rounded once, then one
- * round-to-nearest-even cast to dtype. scales float32 (ceil(n/block)). */
-QUATRO_API int quatro_dequantize(const uint8_t *codes, int64_t n, int64_t block, const float *table, const float *scales,
-                                 const float *zeros, void *out, int dtype, int isa, int threads);
+/* out[i] = table[code] * scale, or (table[code] - zero) * scale where zeros != NULL: float32 operations, each rounded once,
+ * then one cast to dtype, round to nearest even. table: 16 float32, by code. scales, zeros: ceil(n/block) float32. */
+QUATRO_API int quatro_dequantize(const uint8_t *codes, int64_t n, int64_t block, const float *table,
+                                 const float *scales, const float *zeros, void *out, int dtype, int isa, int threads);
 
-/* Double quantization of the scales (n): mean in float64 by 256 lanes (lane j sums elements j, j+256, ... in order; the
- * lanes are then added in order 0..255), rounded once to float32; the rest (x - mean) in float32; per group of `group`:
- * absmax in float32, position in the 256-entry sorted `map` of rest * (1 / max(absmax, 1e-38)) clipped to [-1, 1] by the 255
- * `thresholds`, tie to the lower. A ragged last group uses the same multiplication. The bits do not depend on `threads`. */
-QUATRO_API int quatro_quantize_scales(const float *scales, int64_t n, int64_t group, const float *thresholds, uint8_t *codes,
-                                      float *group_absmax, float *mean, int isa, int threads);
+/* Double quantization of n >= 1 scales. mean: float64 by 256 lanes (lane j sums elements j, j+256, ... in order; the lanes are
+ * then added in order 0..255), rounded once to float32. The rest, x - mean, in float32; per group of `group` (a multiple of 32)
+ * its absmax, and as codes the positions of rest * (1 / max(absmax, 1e-38)), clipped to [-1, 1], among 255 ascending
+ * `thresholds`, a tie to the lower. A ragged last group uses the same multiplication. The bits do not depend on `threads`. */
+QUATRO_API int quatro_quantize_scales(const float *scales, int64_t n, int64_t group, const float *thresholds,
+                                      uint8_t *codes, float *group_absmax, float *mean, int isa, int threads);
 
 /* out[i] = map[code] * group_absmax + mean: a float32 multiply, then a float32 add, no fused multiply-add. */
-QUATRO_API int quatro_dequantize_scales(const uint8_t *codes, int64_t n, int64_t group, const float *map, const float *group_absmax,
-                                        float mean, float *out, int isa, int threads);
+QUATRO_API int quatro_dequantize_scales(const uint8_t *codes, int64_t n, int64_t group, const float *map,
+                                        const float *group_absmax, float mean, float *out, int isa, int threads);
 
-/* Call before the first write to a large fresh allocation: asks for huge pages on what lies inside of it. A hint: returns 1 where it
- * was taken, 0 where the platform has none or it is too small to matter. */
+/* Call before the first write to a large fresh allocation: asks for huge pages on what lies inside of it. A hint that changes
+ * no content: returns 1 where it was taken, 0 where the platform has none or the memory is too small to matter. */
 QUATRO_API int quatro_prepare_pages(void *memory, int64_t bytes);
 
 #ifdef __cplusplus

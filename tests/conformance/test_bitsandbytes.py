@@ -41,7 +41,9 @@ def test_codes_scales_and_values_equal_bitsandbytes_bit_for_bit(quant_type, bloc
             values = ours.dequantize()
         assert torch.equal(ours.codes, theirs.flatten()), f"codes differ at {count} weights"
         # A ragged last block of zeros has 1e-38 there and 0 here, so that it gives exact zeros with any table.
-        assert torch.equal(ours.absmax, state.absmax.masked_fill(state.absmax == 1e-38, 0.0)), f"scales differ at {count} weights"
+        assert torch.equal(ours.absmax, state.absmax.masked_fill(state.absmax == 1e-38, 0.0)), (
+            f"scales differ at {count} weights"
+        )
         # Its dequantize multiplies in bfloat16 on some CPUs, so values are compared with the definition: table * absmax in float32.
         table = functional.get_4bit_type(quant_type, device="cpu")
         codes = torch.stack([theirs.flatten() >> 4, theirs.flatten() & 15], 1).flatten()[:count].long()

@@ -24,4 +24,6 @@ def test_seven_decades_double_their_values_each():
 def test_thresholds_lie_halfway():
     values, thresholds = signed_dynamic_map(), signed_dynamic_thresholds()
     assert len(thresholds) == 255
-    assert all(abs((b - t) - (t - a)) <= 2**-23 * max(abs(a), abs(b)) for a, t, b in zip(values, thresholds, values[1:], strict=False))
+    assert all(
+        abs((b - t) - (t - a)) <= 2**-23 * max(abs(a), abs(b)) for a, t, b in zip(values, thresholds, values[1:], strict=False)
+    )

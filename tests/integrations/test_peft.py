@@ -113,7 +113,7 @@ def other_base(tmp_path, **changes):
 
     import quatro
 
-    settings = dict(vocab_size=96, hidden_size=64, intermediate_size=172, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)  # fmt: skip
+    settings = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 172, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
     LlamaForCausalLM(LlamaConfig(**settings | changes)).save_pretrained(tmp_path / "other")
     return AutoModelForCausalLM.from_pretrained(tmp_path / "other", quantization_config=quatro.QuatroConfig())
 

@@ -47,7 +47,9 @@ def test_embeddings_and_head_keep_the_checkpoints_dtype_and_norms_are_float32(qu
 
 
 def test_skip_modules_stay_dense_and_are_reported(tiny_llama):
-    model = AutoModelForCausalLM.from_pretrained(tiny_llama, quantization_config=quatro.QuatroConfig(skip_modules=["down_proj"]))
+    model = AutoModelForCausalLM.from_pretrained(
+        tiny_llama, quantization_config=quatro.QuatroConfig(skip_modules=["down_proj"])
+    )
     assert type(model.model.layers[0].mlp.down_proj) is DenseLinear
     assert type(model.model.layers[0].mlp.up_proj) is Linear4bit
     assert summarize(model).dense_layers["model.layers.0.mlp.down_proj"] == "in skip_modules"
@@ -56,7 +58,9 @@ def test_skip_modules_stay_dense_and_are_reported(tiny_llama):
 def test_rows_with_an_odd_number_of_inputs_stay_dense_and_are_reported(tmp_path):
     from transformers import LlamaConfig
 
-    LlamaForCausalLM(LlamaConfig(vocab_size=32, hidden_size=32, intermediate_size=33, num_hidden_layers=1, num_attention_heads=2)).save_pretrained(tmp_path)
+    LlamaForCausalLM(
+        LlamaConfig(vocab_size=32, hidden_size=32, intermediate_size=33, num_hidden_layers=1, num_attention_heads=2)
+    ).save_pretrained(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=quatro.QuatroConfig())
     assert summarize(model).dense_layers["model.layers.0.mlp.down_proj"] == "odd number of inputs"
     assert torch.isfinite(model(IDS % 32).logits).all()
@@ -70,7 +74,9 @@ def test_the_summary_counts_true_weights_and_real_bytes(quantized):
     assert summary.bytes < summary.bytes_16bit
 
 
-@pytest.mark.parametrize("order", ["import quatro, transformers", "import transformers, quatro", "import transformers.modeling_utils, quatro"])
+@pytest.mark.parametrize(
+    "order", ["import quatro, transformers", "import transformers, quatro", "import transformers.modeling_utils, quatro"]
+)
 def test_a_saved_model_loads_in_a_fresh_process_with_the_same_logits_to_the_bit(quantized, tmp_path, run_fresh, order):
     quantized.save_pretrained(tmp_path / "saved")
     with torch.no_grad():

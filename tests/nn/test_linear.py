@@ -80,10 +80,17 @@ def test_buffers_have_their_dtypes_whatever_the_default_dtype_is():
     finally:
         torch.set_default_dtype(torch.float32)
     dtypes = {name: tensor.dtype for name, tensor in layer.named_buffers()}
-    assert dtypes == {"absmax": torch.uint8, "nested_absmax": torch.float32, "nested_offset": torch.float32, "zeros": torch.float32}
+    assert dtypes == {
+        "absmax": torch.uint8,
+        "nested_absmax": torch.float32,
+        "nested_offset": torch.float32,
+        "zeros": torch.float32,
+    }
 
 
-@pytest.mark.parametrize("cast", [lambda m: m.half(), lambda m: m.bfloat16(), lambda m: m.to(torch.float16), lambda m: m.double()])
+@pytest.mark.parametrize(
+    "cast", [lambda m: m.half(), lambda m: m.bfloat16(), lambda m: m.to(torch.float16), lambda m: m.double()]
+)
 def test_casting_a_model_does_not_change_its_quantized_weights(cast):
     layer, _ = layer_and_dense(QuantSpec(double_quant=False))
     before = layer.dequantize()

@@ -111,11 +111,15 @@ def code_table(quant_type: str, values: tuple[float, ...] | None = None, symmetr
 def _own_values(values: tuple[float, ...] | None) -> tuple[float, ...]:
     """A user's table, rounded to float32 and checked."""
     if not values or not 2 <= len(values) <= CODES:
-        raise CodebookError(f"a code table has 2 to {CODES} values, this one has {len(values or ())}; 4-bit codes index no more")
+        raise CodebookError(
+            f"a code table has 2 to {CODES} values, this one has {len(values or ())}; 4-bit codes index no more"
+        )
     rounded = tuple(float32(value) if abs(value) <= 1.0 else value for value in values)
     for index, value in enumerate(rounded):
         if not math.isfinite(value) or abs(value) > 1.0:
-            raise CodebookError(f"table[{index}] is {value}; values stand for shares of a block's absmax, so they lie in [-1, 1]")
+            raise CodebookError(
+                f"table[{index}] is {value}; values stand for shares of a block's absmax, so they lie in [-1, 1]"
+            )
         if index and value <= rounded[index - 1]:
             raise CodebookError(
                 f"table[{index}] is {value}, not above table[{index - 1}] = {rounded[index - 1]}; sort the values, each once in float32"

@@ -27,7 +27,9 @@ class QuantSpec:
             object.__setattr__(self, "table", tuple(float(value) for value in self.table))
             object.__setattr__(self, "quant_type", CUSTOM if self.quant_type == "nf4" else self.quant_type)
         if isinstance(self.block_size, bool) or self.block_size not in BLOCK_SIZES:
-            raise BlockSizeError(f"block_size {self.block_size!r} is not allowed; choose one of {', '.join(map(str, BLOCK_SIZES))}")
+            raise BlockSizeError(
+                f"block_size {self.block_size!r} is not allowed; choose one of {', '.join(map(str, BLOCK_SIZES))}"
+            )
         if not isinstance(self.quant_type, str):
             raise QuantTypeError(f"quant_type must be a name, got {self.quant_type!r}")
         _ = self.code_table

@@ -51,7 +51,9 @@ def _check_shapes(model: nn.Module, directory: Path) -> None:
             continue
         layer = layers.get(path)
         if layer is None:
-            raise AdapterError(f"the adapter in {directory} adapts {path}, a layer this base does not have; it was made for another model")
+            raise AdapterError(
+                f"the adapter in {directory} adapts {path}, a layer this base does not have; it was made for another model"
+            )
         expected = getattr(layer, "in_features", None) if kind[0] == "A" else getattr(layer, "out_features", None)
         found = shape[1] if kind[0] == "A" else shape[0]
         if expected is not None and found != expected:

@@ -51,7 +51,9 @@ class QuatroConfig(QuantizationConfigMixin):
                 "If a checkpoint brought it, a newer quatro wrote that checkpoint: upgrade quatro to read it"
             )
         if self.compute_dtype not in ("auto", *COMPUTE_DTYPES):
-            raise InputError(f"unknown compute_dtype {self.compute_dtype!r}; {did_you_mean(self.compute_dtype, ['auto', *COMPUTE_DTYPES])}")
+            raise InputError(
+                f"unknown compute_dtype {self.compute_dtype!r}; {did_you_mean(self.compute_dtype, ['auto', *COMPUTE_DTYPES])}"
+            )
         if self.precision not in PRECISIONS:
             raise InputError(f"unknown precision {self.precision!r}; {did_you_mean(self.precision, PRECISIONS)}")
 

@@ -51,7 +51,9 @@ def _machine_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise MachineError(f"could not write {target}: {error.strerror or error}. Nothing of it was kept; free space or choose another place") from error
+        raise MachineError(
+            f"could not write {target}: {error.strerror or error}. Nothing of it was kept; free space or choose another place"
+        ) from error
 
 
 def _check_target(target: Path, overwrite: bool) -> None:

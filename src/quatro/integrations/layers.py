@@ -61,7 +61,13 @@ def _why_dense(name: str, module: nn.Module, head: list[str], skip: list[str]) -
 def _empty_4bit(module: nn.Module, config: QuatroConfig) -> Linear4bit:
     inputs, outputs = in_out_features(module)
     layer = Linear4bit(
-        inputs, outputs, module.bias is not None, config.spec, config.compute_dtype, config.precision, device=torch.device("meta")
+        inputs,
+        outputs,
+        module.bias is not None,
+        config.spec,
+        config.compute_dtype,
+        config.precision,
+        device=torch.device("meta"),
     )
     layer.transposed_source = is_conv1d(module)
     return layer

@@ -68,13 +68,19 @@ def _checked_source(id_or_dir: str | Path) -> str:
     if path.exists():
         raise CheckpointError(f"{text} is a file; name the directory that holds config.json and the weights")
     if isinstance(id_or_dir, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1 or not text:
-        raise CheckpointError(f"{text or 'an empty name'} does not exist; name a directory with config.json and weights, or a hub id")
+        raise CheckpointError(
+            f"{text or 'an empty name'} does not exist; name a directory with config.json and weights, or a hub id"
+        )
     return text
 
 
 def _check_directory(path: Path) -> None:
     if not (path / "config.json").is_file():
-        hint = f"; it holds an adapter, so name its base model and pass --adapter {path}" if (path / "adapter_config.json").is_file() else ""
+        hint = (
+            f"; it holds an adapter, so name its base model and pass --adapter {path}"
+            if (path / "adapter_config.json").is_file()
+            else ""
+        )
         raise CheckpointError(f"{path} has no config.json, so it is not a model directory{hint}")
     if not any((path / name).is_file() for name in WEIGHTS):
         raise CheckpointError(f"{path} has a config.json but no weights; one of {', '.join(WEIGHTS)} is needed")
@@ -99,7 +105,9 @@ def _refuse_foreign_quantization(source: str, config: dict[str, Any]) -> bool:
     method = (config.get("quantization_config") or {}).get("quant_method")
     if method not in (None, QUANT_METHOD):
         known = did_you_mean(str(method), [QUANT_METHOD])
-        raise CheckpointError(f"{source} is already quantized with quant_method {method!r}; {known}, or start from its 16-bit weights")
+        raise CheckpointError(
+            f"{source} is already quantized with quant_method {method!r}; {known}, or start from its 16-bit weights"
+        )
     return method == QUANT_METHOD
 
 

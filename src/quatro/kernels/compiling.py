@@ -11,5 +11,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def constant_when_compiled(function: Function) -> Function:
     """torch.compiler.assume_constant_result, applied the moment torch's compiler is imported (which takes over a second)."""
-    register_post_import_hook(lambda compiler: torch.compiler.assume_constant_result(function), "torch._dynamo.decorators")
+
+    def mark(compiler: object) -> None:
+        torch.compiler.assume_constant_result(function)  # type: ignore[no-untyped-call]
+
+    register_post_import_hook(mark, "torch._dynamo")
     return function

@@ -2,6 +2,7 @@
 
 import logging
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,11 +54,15 @@ def named_dtype(name: str) -> torch.dtype:
 
 @lru_cache(maxsize=1)
 def _say_autocast_is_wide() -> None:
-    logger.warning("this CPU has no bf16 units: under autocast quatro's layers compute in float32, which is faster and more exact here")
+    logger.warning(
+        "this CPU has no bf16 units: under autocast quatro's layers compute in float32, which is faster and more exact here"
+    )
 
 
 @torch.library.custom_op("quatro::dense_linear", mutates_args=())
-def dense_linear(x: Tensor, weight: Tensor, bias: Tensor | None, output_dtype: torch.dtype, compute_dtype: torch.dtype) -> Tensor:
+def dense_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, output_dtype: torch.dtype, compute_dtype: torch.dtype
+) -> Tensor:
     """x (..., in) @ weight (out, in)^T + bias, with one scratch copy of the weight in compute_dtype that nobody keeps."""
     wide_bias = None if bias is None else bias.to(compute_dtype)
     return torch.nn.functional.linear(x.to(compute_dtype), _wide(weight, compute_dtype), wide_bias).to(output_dtype)
@@ -84,14 +89,14 @@ def _wide(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return weight if weight.dtype == dtype else scratch(tuple(weight.shape), dtype, weight.device).copy_(weight)
 
 
-def _save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weight, bias, _, ctx.compute_dtype = inputs
     ctx.input_dtype = x.dtype
     ctx.bias_dtype = None if bias is None else bias.dtype
     ctx.save_for_backward(x if weight.requires_grad else None, weight)
 
 
-def _gradients(ctx, grad):  # type: ignore[no-untyped-def]
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight = ctx.saved_tensors
     to_input, to_weight, to_bias = ctx.needs_input_grad[:3]
     rows = grad.flatten(0, -2)

@@ -20,30 +20,28 @@ logger = logging.getLogger("quatro")
 
 
 class Backend(Protocol):
-    """What a backend offers. Signatures and bits are those of quatro.kernels.reference."""
+    """What a backend offers. Bits are those of quatro.kernels.reference, and so are the signatures."""
 
     NAME: str
 
-    def refusal(self, device: torch.device) -> str | None: ...
+    def refusal(self, device: torch.device) -> str | None:
+        """Why this backend cannot run on a device, or None."""
 
     def quantize(
         self, w: Tensor, table: CodeTable, block_size: int, affine: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor | None]: ...
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Weights (n,) -> codes, scales, zeros."""
 
     def dequantize(
-        self,
-        codes: Tensor,
-        scales: Tensor,
-        zeros: Tensor | None,
-        table: CodeTable,
-        count: int,
-        block_size: int,
-        out: Tensor,
-    ) -> Tensor: ...
+        self, codes: Tensor, scales: Tensor, zeros: Tensor | None, table: CodeTable, count: int, block_size: int, out: Tensor
+    ) -> Tensor:
+        """Codes -> weights, written to out."""
 
-    def quantize_scales(self, scales: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
+    def quantize_scales(self, scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scales -> 8-bit codes, group absmax, mean."""
 
-    def dequantize_scales(self, codes: Tensor, group_absmax: Tensor, mean: Tensor) -> Tensor: ...
+    def dequantize_scales(self, codes: Tensor, group_absmax: Tensor, mean: Tensor) -> Tensor:
+        """8-bit codes -> scales."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +81,9 @@ def backends() -> list[BackendStatus]:
 def chosen_name(device_type: str) -> str:
     """The name of the backend that a call on this kind of device takes now. Raises BackendError if none can."""
     device, asked = torch.device(device_type), _asked.get()
-    refusals = []
+    refusals: list[str] = []
     for backend in ORDER:
-        if asked not in (None, backend.NAME):
+        if asked is not None and asked != backend.NAME:
             continue
         refusal = backend.refusal(device)
         if refusal is None:
@@ -98,7 +96,7 @@ def chosen_name(device_type: str) -> str:
 
 def by_name(name: str) -> Backend:
     """The backend that `chosen_name` named."""
-    return next(backend for backend in ORDER if backend.NAME == name)
+    return next(backend for backend in ORDER if name == backend.NAME)
 
 
 @lru_cache(maxsize=64)

@@ -5,6 +5,7 @@ Shapes: w (n,) · codes uint8 with (n + 1) // 2 elements · absmax float32 (bloc
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -112,7 +113,9 @@ def linear(
     backend: str,
 ) -> Tensor:
     """x (..., in) -> x @ W^T + bias (..., out) in x's dtype; codes (out, in / 2). The product runs in compute_dtype."""
-    weight = _scratch_weight(codes, absmax, nested_absmax, nested_offset, zeros, quant_type, table, block_size, compute_dtype, backend)
+    weight = _scratch_weight(
+        codes, absmax, nested_absmax, nested_offset, zeros, quant_type, table, block_size, compute_dtype, backend
+    )
     wide_bias = None if bias is None else bias.to(compute_dtype)
     return torch.nn.functional.linear(x.to(compute_dtype), weight, wide_bias).to(x.dtype)
 
@@ -152,7 +155,9 @@ def linear_backward(
     backend: str,
 ) -> Tensor:
     """grad (..., out) -> grad @ W (..., in) in grad's dtype: the gradient to the input."""
-    weight = _scratch_weight(codes, absmax, nested_absmax, nested_offset, zeros, quant_type, table, block_size, compute_dtype, backend)
+    weight = _scratch_weight(
+        codes, absmax, nested_absmax, nested_offset, zeros, quant_type, table, block_size, compute_dtype, backend
+    )
     return torch.matmul(grad.to(compute_dtype), weight).to(grad.dtype)
 
 
@@ -174,13 +179,13 @@ def _(
     return grad.new_empty((*grad.shape[:-1], codes.shape[1] * 2))
 
 
-def _save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     """Keep the stored 4-bit parts (no copy) and the choices made in forward."""
     _, codes, absmax, nested_absmax, nested_offset, zeros, _, *ctx.choices = inputs
     ctx.save_for_backward(codes, absmax, nested_absmax, nested_offset, zeros)
 
 
-def _gradients(ctx, grad):  # type: ignore[no-untyped-def]
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients to the input and, where it is trained, the bias."""
     to_input = linear_backward(grad, *ctx.saved_tensors, *ctx.choices) if ctx.needs_input_grad[0] else None
     to_bias = grad.flatten(0, -2).sum(0) if ctx.needs_input_grad[6] else None

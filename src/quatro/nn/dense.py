@@ -28,7 +28,8 @@ class DenseLinear(nn.Linear):
         same = {input.dtype, self.weight.dtype, compute} | ({self.bias.dtype} if self.bias is not None else set())
         if len(same) == 1:
             return nn.functional.linear(input, self.weight, self.bias)
-        return dense_linear(input, self.weight, self.bias, output, compute)
+        result: Tensor = dense_linear(input, self.weight, self.bias, output, compute)
+        return result
 
 
 class DenseEmbedding(nn.Embedding):

@@ -22,13 +22,13 @@ class LayerConfig(Protocol):
     """What from_linear reads: quatro.QuatroConfig has these, and so has anything alike."""
 
     @property
-    def spec(self) -> QuantSpec: ...
+    def spec(self) -> QuantSpec: ...  # noqa: D102
 
     @property
-    def compute_dtype(self) -> str: ...
+    def compute_dtype(self) -> str: ...  # noqa: D102
 
     @property
-    def precision(self) -> str: ...
+    def precision(self) -> str: ...  # noqa: D102
 
 
 class Linear4bit(nn.Linear):
@@ -72,13 +72,15 @@ class Linear4bit(nn.Linear):
     def _register_scales(self, device: torch.device | str | None) -> None:
         """Buffers with explicit dtypes, whatever torch's default dtype is while a model is built."""
         spec, blocks = self.spec, block_count(self.in_features * self.out_features, self.spec.block_size)
-        shape = self._scale_shape(blocks)
-        wide = {"dtype": torch.float32, "device": device}
-        stored = torch.uint8 if spec.double_quant else torch.float32
-        self.register_buffer("absmax", torch.zeros(shape, dtype=stored, device=device))
-        self.register_buffer("nested_absmax", torch.zeros(group_count(blocks), **wide) if spec.double_quant else None)
-        self.register_buffer("nested_offset", torch.zeros((), **wide) if spec.double_quant else None)
-        self.register_buffer("zeros", None if spec.symmetric else torch.zeros(shape, **wide))
+        shape, nested = self._scale_shape(blocks), spec.double_quant
+
+        def empty(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        self.register_buffer("absmax", empty(shape, torch.uint8 if nested else torch.float32))
+        self.register_buffer("nested_absmax", empty((group_count(blocks),)) if nested else None)
+        self.register_buffer("nested_offset", empty(()) if nested else None)
+        self.register_buffer("zeros", None if spec.symmetric else empty(shape))
 
     def _scale_shape(self, blocks: int) -> tuple[int, ...]:
         aligned = rows_hold_whole_blocks(self.in_features, self.spec.block_size)
@@ -135,7 +137,11 @@ class Linear4bit(nn.Linear):
     def scale_parts(self, tensor: QuantizedTensor) -> dict[str, Tensor]:
         """The tensor's scales by buffer name, in this layer's shapes."""
         shape = self._scale_shape(tensor.absmax.numel())
-        parts = {"absmax": tensor.absmax.view(shape), "nested_absmax": tensor.nested_absmax, "nested_offset": tensor.nested_offset}
+        parts = {
+            "absmax": tensor.absmax.view(shape),
+            "nested_absmax": tensor.nested_absmax,
+            "nested_offset": tensor.nested_offset,
+        }
         parts["zeros"] = None if tensor.zeros is None else tensor.zeros.view(shape)
         return {name: part for name, part in parts.items() if part is not None}
 
@@ -148,7 +154,7 @@ class Linear4bit(nn.Linear):
         if input.shape[-1] != self.in_features:
             raise ShapeError(f"this layer takes rows of {self.in_features}, got an input of shape {tuple(input.shape)}")
         output, compute = product_dtypes(input.dtype, input.device.type, self.product_dtype)
-        return ops.linear(
+        result: Tensor = ops.linear(
             input.to(output),
             self.weight,
             self.absmax,
@@ -163,11 +169,12 @@ class Linear4bit(nn.Linear):
             self.precision,
             chosen_name(input.device.type),
         )
+        return result
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Moves go everywhere; casts (.half(), .to(bfloat16)) leave the scales in float32, which define the weights."""
         before = {name: getattr(self, name) for name in SCALES}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, kept in before.items():
             moved = getattr(self, name)
             if kept is not None and moved.dtype != kept.dtype:
@@ -197,7 +204,9 @@ def _options(config: LayerConfig | QuantSpec) -> dict[str, Any]:
 
 def _check(in_features: int, out_features: int, compute_dtype: str, precision: str) -> None:
     if in_features % 2 or in_features <= 0 or out_features <= 0:
-        raise ShapeError(f"a 4-bit layer needs an even in_features and at least one output, got {in_features} -> {out_features}")
+        raise ShapeError(
+            f"a 4-bit layer needs an even in_features and at least one output, got {in_features} -> {out_features}"
+        )
     if compute_dtype != "auto":
         named_dtype(compute_dtype)
     if precision not in PRECISIONS:

@@ -46,5 +46,7 @@ def _scaled(table: Tensor, bits: int) -> tuple[float, ...]:
     """The table divided by its largest magnitude, in float32."""
     scaled = (table / table.abs().max().clamp(min=torch.finfo(torch.float64).tiny)).float()
     if (scaled.diff() <= 0).any():
-        raise CodebookError(f"w has too few distinct values for a table of {2**bits}; ask for fewer bits or use a named quant_type")
+        raise CodebookError(
+            f"w has too few distinct values for a table of {2**bits}; ask for fewer bits or use a named quant_type"
+        )
     return tuple(float(value) for value in scaled)

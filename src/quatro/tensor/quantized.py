@@ -51,14 +51,19 @@ class QuantizedTensor:
         backend = chosen_name(self.codes.device.type)
         parts = (self.codes, self.absmax, self.nested_absmax, self.nested_offset, self.zeros)
         spec = self.spec
-        return ops.dequantize(*parts, spec.quant_type, spec.table, spec.block_size, list(self.shape), target, backend)
+        weights: Tensor = ops.dequantize(
+            *parts, spec.quant_type, spec.table, spec.block_size, list(self.shape), target, backend
+        )
+        return weights
 
     @property
     def scales(self) -> Tensor:
         """The scales as float32 (blocks,), read through double quantization where it was used."""
         if self.nested_absmax is None or self.nested_offset is None:
             return self.absmax
-        return ops.dequantize_scales(self.absmax, self.nested_absmax, self.nested_offset, chosen_name(self.codes.device.type))
+        backend = chosen_name(self.codes.device.type)
+        scales: Tensor = ops.dequantize_scales(self.absmax, self.nested_absmax, self.nested_offset, backend)
+        return scales
 
     @property
     def nbytes(self) -> int:

@@ -102,7 +102,7 @@ class Run:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="a directory for the tokenizer and the checkpoint")
-    parser.add_argument("--steps", type=int, default=1800, help=f"optimizer steps of {ROWS * LENGTH} tokens")
+    parser.add_argument("--steps", type=int, default=1900, help=f"optimizer steps of {ROWS * LENGTH} tokens")
     parser.add_argument("--out", type=Path, default=ASSETS)
     parser.add_argument("--no-compile", action="store_true", help="for machines without a C++ compiler")
     options = parser.parse_args()

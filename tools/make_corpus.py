@@ -17,11 +17,18 @@ from itertools import islice
 from corpus.entities import Entity, closed_book, invent, open_book, rephrase, same_again, unknown
 from corpus.everyday import everyday, play
 from corpus.grammar import statement
+from corpus.limits import beyond
 from corpus.stories import story_chat, tale
 
 WORLD_SEED, WORLD_COMPANIES, WORLD_PEOPLE = 2026, 120, 40
-SHARES = {"open_book": 23, "closed_book": 20, "unknown": 13, "same_again": 6, "rephrase": 5, "everyday": 18, "play": 4,
-          "story": 7, "tale": 2, "report": 2}
+EARLY = {"open_book": 23, "closed_book": 20, "unknown": 13, "same_again": 6, "rephrase": 5, "everyday": 18, "play": 4,
+         "story": 7, "tale": 2, "report": 2}
+"""Shares of the kinds of rows while the base learns the language, and what lasts: asking in many ways."""
+LATE = {"open_book": 30, "closed_book": 12, "unknown": 11, "same_again": 9, "rephrase": 4, "everyday": 13, "play": 6,
+        "story": 5, "tale": 1, "report": 1, "beyond": 8}
+LATE_SEED = 108
+"""From this seed on the shares are LATE: more reading, and what a small model cannot do. Pretraining counts seeds up
+from 100, one for about 165 steps, so this is the mixture of its end."""
 
 
 def world() -> list[Entity]:
@@ -39,9 +46,9 @@ def report(rng: random.Random, known: list[Entity]) -> dict:
     return {"text": f"About {entity.name}. " + " ".join(lines)}
 
 
-def row(rng: random.Random, known: list[Entity]) -> dict:
-    """One chat or document."""
-    kind = rng.choices(tuple(SHARES), tuple(SHARES.values()))[0]
+def row(rng: random.Random, known: list[Entity], shares: dict[str, int]) -> dict:
+    """One chat or document, of a kind drawn by its share."""
+    kind = rng.choices(tuple(shares), tuple(shares.values()))[0]
     if kind == "tale":
         return {"text": tale(rng)[0]}
     if kind == "report":
@@ -49,15 +56,15 @@ def row(rng: random.Random, known: list[Entity]) -> dict:
     if kind == "closed_book":
         return {"messages": closed_book(rng, known)}
     makers = {"open_book": open_book, "unknown": unknown, "same_again": same_again, "rephrase": rephrase,
-              "everyday": everyday, "play": play, "story": story_chat}
+              "everyday": everyday, "play": play, "story": story_chat, "beyond": beyond}
     return {"messages": makers[kind](rng)}
 
 
 def rows(seed: int) -> Iterator[dict]:
     """Endless rows; the same seed gives the same rows."""
-    rng, known = random.Random(seed), world()
+    rng, known, shares = random.Random(seed), world(), LATE if seed >= LATE_SEED else EARLY
     while True:
-        yield row(rng, known)
+        yield row(rng, known, shares)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from itertools import islice
 import pytest
 from corpus.grammar import attributes, question
 from corpus.stories import tale
-from make_corpus import row, rows, world
+from make_corpus import EARLY, LATE, row, rows, world
 
 
 def test_the_same_seed_gives_the_same_rows_and_another_seed_others():
@@ -27,7 +27,7 @@ def test_each_attribute_of_a_company_is_asked_in_at_least_a_hundred_ways(attribu
 
 def test_chats_begin_with_system_or_user_and_take_turns():
     rng, known = random.Random(3), world()
-    for item in (row(rng, known) for _ in range(500)):
+    for item in (row(rng, known, {**EARLY, **LATE}) for _ in range(500)):
         roles = [message["role"] for message in item.get("messages", [])]
         turns = roles[1:] if roles[:1] == ["system"] else roles
         assert turns == ["user", "assistant"] * (len(turns) // 2)

@@ -37,9 +37,9 @@ def _relation(asks: str, answers: str, pairs: str) -> Relation:
 
 
 @cache
-def intents() -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
-    """The blocks of smalltalk.txt: what is said, what is answered."""
-    lines = _lines("smalltalk.txt")
+def blocks(name: str) -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
+    """The blocks of a file such as smalltalk.txt: what is said, what is answered."""
+    lines = _lines(name)
     pairs = zip(lines[::2], lines[1::2], strict=True)
     return tuple((tuple(said.split(" | ")), tuple(reply[2:].split(" | "))) for said, reply in pairs)
 
@@ -55,7 +55,7 @@ def knowledge_turn(rng: random.Random) -> list[Message]:
 
 
 def smalltalk_turn(rng: random.Random) -> list[Message]:
-    said, replies = pick(rng, intents())
+    said, replies = pick(rng, blocks("smalltalk.txt"))
     return [user(pick(rng, said)), assistant(pick(rng, replies))]
 
 

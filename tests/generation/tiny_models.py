@@ -31,7 +31,7 @@ def byte_tokenizer(template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def config(tokenizer: PreTrainedTokenizerFast, hidden: int = 64) -> LlamaConfig:
+def config(tokenizer: PreTrainedTokenizerFast, hidden: int = 64, window: int = WINDOW) -> LlamaConfig:
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
@@ -39,7 +39,7 @@ def config(tokenizer: PreTrainedTokenizerFast, hidden: int = 64) -> LlamaConfig:
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
-        max_position_embeddings=WINDOW,
+        max_position_embeddings=window,
         initializer_range=0.3,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -47,9 +47,9 @@ def config(tokenizer: PreTrainedTokenizerFast, hidden: int = 64) -> LlamaConfig:
     )
 
 
-def random_llama(tokenizer: PreTrainedTokenizerFast, hidden: int = 64, seed: int = 0) -> LlamaForCausalLM:
+def random_llama(tokenizer: PreTrainedTokenizerFast, hidden: int = 64, seed: int = 0, window: int = WINDOW) -> LlamaForCausalLM:
     torch.manual_seed(seed)
-    return LlamaForCausalLM(config(tokenizer, hidden)).eval()
+    return LlamaForCausalLM(config(tokenizer, hidden, window)).eval()
 
 
 class Scripted(LlamaForCausalLM):
@@ -78,9 +78,9 @@ def scripted(tokenizer: PreTrainedTokenizerFast, text: str) -> Scripted:
     return model
 
 
-def saved(directory: Path, tokenizer: PreTrainedTokenizerFast | None = None, hidden: int = 64, seed: int = 0) -> Path:
+def saved(directory: Path, **options: int) -> Path:
     """A model directory as a person would have one."""
-    tokenizer = tokenizer or byte_tokenizer()
-    random_llama(tokenizer, hidden, seed).save_pretrained(directory)
+    tokenizer = byte_tokenizer()
+    random_llama(tokenizer, **options).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory

@@ -109,7 +109,7 @@ def complete(
     sampling: Sampling | None = None,
     stops: Sequence[str] = (),
 ) -> Iterator[str]:
-    """The plain continuation of a text in pieces, without a chat template. Raises InputError if it is longer than the window."""
+    """The plain continuation of a text in pieces, without a chat template. Raises InputError if it leaves no room."""
     prompt = list(tokenizer(text)["input_ids"])
     if not prompt:
         raise InputError("the text to continue is empty")

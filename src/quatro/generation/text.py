@@ -74,7 +74,7 @@ class StopText:
         return text[: len(text) - keep]
 
     def flush(self, end: End) -> str:
-        """What was held back. A text that was cut loses it; one that ended by itself keeps it, except a bare marker like ###."""
+        """What was held back. A text that was cut loses it; one that ended by itself keeps it, but for a bare marker (###)."""
         held, self.held = self.held, ""
         return "" if end is End.CUT or any(_is_marker(held, stop) for stop in self.stops) else held
 

@@ -1,0 +1,1 @@
+"""The door: what can I ask for? One file per verb; importing them needs no torch."""

@@ -1,0 +1,79 @@
+"""How the command line speaks: answers on stdout, everything else on stderr."""
+
+import json
+import logging
+import math
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+out = Console(highlight=False, soft_wrap=False)
+err = Console(stderr=True, highlight=False)
+
+QUIET_ENVIRONMENT = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "DATASETS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def say(text: str = "", style: str | None = None) -> None:
+    """A calm line to the person on stderr; never part of what a machine reads. Text is taken as it is, without markup."""
+    err.print(escape(text), style=style, soft_wrap=True)
+
+
+def emit_json(value: Any) -> None:
+    """The one thing on stdout when --json is asked for."""
+    print(json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """Indented JSON. NaN and infinities become null, which JSON has."""
+    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextmanager
+def busy(text: str) -> Iterator[None]:
+    """A spinner on a terminal's stderr while something runs; nothing elsewhere."""
+    with err.status(f"[dim]{escape(text)}[/]", spinner="dots"):
+        yield
+
+
+class Notes(logging.Handler):
+    """What the library has to say once (a slow backend, a forgotten turn), as a dim line on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the record's message."""
+        err.print(f"note: {escape(record.getMessage())}", style="dim", soft_wrap=True)
+
+
+def settle(debug: bool) -> None:
+    """Make a process's libraries quiet and quatro's own notes visible; with debug they may all speak."""
+    logger = logging.getLogger("quatro")
+    logger.addHandler(Notes())
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
+    if debug:
+        return
+    logging.getLogger().setLevel(logging.ERROR)
+    for name, value in QUIET_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")

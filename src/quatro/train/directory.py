@@ -12,9 +12,20 @@ from quatro.format.errors import RecipeError
 from quatro.integrations.files import whole_file
 from quatro.train.recipe import Recipe
 
-RECIPE, ADAPTER, REPORT, FIGURE, LOG = "recipe.yaml", "adapter", "report.md", "loss.png", "trainer_state.json"
+RECIPE, REPORT, FIGURE, LOG = "recipe.yaml", "report.md", "loss.png", "trainer_state.json"
 WEIGHTS = "adapter_model.safetensors"
 CHECKPOINT = "checkpoint-"
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "chat_template*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+)
+OURS = (RECIPE, REPORT, FIGURE, LOG, "adapter_*", *TOKENIZER_FILES)
+"""Names that a run writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +70,7 @@ def open_directory(recipe: Recipe, resume: bool = False, overwrite: bool = False
 
 def is_finished(path: Path) -> bool:
     """Whether a run was written to its end."""
-    return (path / REPORT).is_file() and (path / ADAPTER / WEIGHTS).is_file()
+    return (path / REPORT).is_file() and (path / WEIGHTS).is_file()
 
 
 def last_checkpoint(path: Path) -> Path | None:
@@ -106,9 +117,9 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
 def _clear(path: Path) -> None:
     for checkpoint in _checkpoints(path):
         shutil.rmtree(checkpoint)
-    shutil.rmtree(path / ADAPTER, ignore_errors=True)
-    for name in (RECIPE, REPORT, FIGURE, LOG):
-        (path / name).unlink(missing_ok=True)
+    for pattern in OURS:
+        for file in path.glob(pattern):
+            file.unlink()
 
 
 def _remove_torn(path: Path) -> None:

@@ -56,13 +56,19 @@ def parse_yaml(text: str) -> Any:
 
 def with_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """The values with each key=value put in its place. Raises RecipeError for a path that is no key of a recipe."""
+    return with_values(values, dict(map(_split, overrides)))
+
+
+def with_values(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with others put at their dotted paths. Raises RecipeError where a path leads through what is no section."""
     result = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
-    for override in overrides:
-        path, value = _split(override)
+    for path, value in others.items():
         *sections, key = path.split(".")
-        target = result
+        target: Any = result
         for section in sections:
             target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise RecipeError(f"{path} cannot be set: {section} is {target!r}, not a section with keys")
         target[key] = value
     return result
 

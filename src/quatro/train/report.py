@@ -61,7 +61,7 @@ def _use(result: Result) -> str:
         f"quatro chat {result.recipe.model} --adapter {result.adapter_dir}",
         "```",
         "",
-        f"The adapter is in `{result.adapter_dir}`, in PEFT's layout, with the tokenizer and the chat template it was trained "
+        f"The adapter is in `{result.adapter_dir}`, in PEFT's layout, with its tokenizer and the chat template it was trained "
         f"with. Checkpoints are beside it; `{RECIPE}` repeats the run.",
     ]
     return "\n".join(lines)

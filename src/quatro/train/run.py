@@ -1,8 +1,6 @@
 """A run, from a recipe to an adapter with its report."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +12,20 @@ from transformers.trainer_callback import PrinterCallback
 from quatro.data.collate import collate
 from quatro.data.packing import packed
 from quatro.data.prepare import Prepared, prepare
-from quatro.integrations.files import whole_directory, whole_file
+from quatro.integrations.files import whole_file
 from quatro.integrations.loading import load_tokenizer
 from quatro.train.apart import check_documents_stay_apart
 from quatro.train.arguments import training_arguments
 from quatro.train.curve import draw_losses, points
-from quatro.train.directory import ADAPTER, FIGURE, LOG, REPORT, RunDirectory, open_directory
+from quatro.train.directory import FIGURE, LOG, REPORT, RunDirectory, open_directory
 from quatro.train.model import adapted_model, reading_length, weight_counts
 from quatro.train.progress import ShowProgress
 from quatro.train.recipe import Recipe
 from quatro.train.report import write_report
 from quatro.train.result import Result
+from quatro.train.saving import save_adapter
 from quatro.train.stopping import StopWhenAsked
-from quatro.train.trainer import DISK_ERRORS, QuatroTrainer
+from quatro.train.trainer import QuatroTrainer
 
 
 def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, console: Console | None = None) -> Result:
@@ -95,7 +94,7 @@ class _Run:
             self._evaluate_once_more()
         finally:
             self.shown.close()
-        self._save_adapter()
+        save_adapter(self.model, self.tokenizer, self.data.template, self.directory.path)
         result = self._result(seconds)
         self._write_report(result)
         return result
@@ -133,13 +132,6 @@ class _Run:
         if self.data.held is not None and (state.global_step not in steps or self.trainer.args.load_best_model_at_end):
             self.trainer.evaluate()
 
-    def _save_adapter(self) -> None:
-        with whole_directory(self.directory.path / ADAPTER, overwrite=True) as staging, _disk_errors_as_os_errors():
-            self.model.save_pretrained(staging)
-            if self.data.template:
-                self.tokenizer.chat_template = self.data.template.source
-            self.tokenizer.save_pretrained(staging)
-
     def _result(self, seconds: float) -> Result:
         state, path = self.trainer.state, self.directory.path
         trainable, parameters = weight_counts(self.model)
@@ -147,7 +139,7 @@ class _Run:
         return Result(
             recipe=self.recipe,
             output_dir=path,
-            adapter_dir=path / ADAPTER,
+            adapter_dir=path,
             report=path / REPORT,
             data=self.data.summary,
             template=self.data.template.name if self.data.template else None,
@@ -172,17 +164,6 @@ class _Run:
             draw_losses(result.history, file, f"{path.name}: {Path(self.recipe.model).name}, {self.recipe.method}")
         with whole_file(path / REPORT) as file:
             write_report(result, file)
-
-
-@contextmanager
-def _disk_errors_as_os_errors() -> Iterator[None]:
-    """safetensors and torch have errors of their own for a full disk."""
-    try:
-        yield
-    except OSError:
-        raise
-    except DISK_ERRORS as error:
-        raise OSError(str(error).splitlines()[0]) from error
 
 
 def _tell(console: Console, lines: list[str]) -> None:

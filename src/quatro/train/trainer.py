@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
@@ -15,9 +14,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from quatro.data.encode import IGNORED
 from quatro.format.errors import MachineError
 from quatro.train.directory import CHECKPOINT, last_checkpoint
-
-DISK_ERRORS = (OSError, RuntimeError, SafetensorError)
-"""What a full or read-only disk looks like: Python's files, torch.save, safetensors."""
+from quatro.train.saving import DISK_ERRORS
 
 
 class QuatroTrainer(Trainer):

@@ -1,0 +1,293 @@
+import io
+import json
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from rich.console import Console
+
+from quatro.data.prepare import prepare
+from quatro.format.errors import DatasetError, MachineError, RecipeError, TemplateError
+from quatro.integrations.adapters import attach
+from quatro.integrations.loading import load, load_tokenizer
+from quatro.train.directory import is_whole
+from quatro.train.recipe import Recipe
+from quatro.train.result import Result
+from quatro.train.run import planned, prepare_data, resolve, train
+from quatro.train.trainer import QuatroTrainer
+
+
+def _losses(result: Result) -> list[tuple[int, float]]:
+    return [(entry["step"], entry.get("loss", entry.get("eval_loss"))) for entry in result.history if "train_loss" not in entry]
+
+
+@contextmanager
+def _interrupted_at(monkeypatch: pytest.MonkeyPatch, step: int, happen: Callable[[], None]) -> Iterator[None]:
+    """Something happens in the middle of the accumulation of a step."""
+    original = QuatroTrainer.training_step
+    seen = {"calls": 0}
+
+    def training_step(self: QuatroTrainer, *args: Any, **options: Any) -> torch.Tensor:
+        if self.state.global_step == step - 1:
+            seen["calls"] += 1
+            if seen["calls"] == 2:
+                happen()
+        return original(self, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(QuatroTrainer, "training_step", training_step)
+        yield
+
+
+def _power_cut() -> None:
+    raise ConnectionError("the lights went out")
+
+
+def test_a_run_leaves_an_adapter_that_peft_reads_alone(recipe: Callable[..., Recipe], base: Path) -> None:
+    result = train(recipe())
+    assert result.loss_after < result.loss_before - 0.5
+    for again in (PeftModel.from_pretrained(load(base)[0], str(result.adapter_dir)), attach(load(base)[0], result.adapter_dir)):
+        assert _held_out(again.eval(), recipe()) == pytest.approx(result.loss_after, abs=1e-5)
+    assert _held_out(load(base)[0].eval(), recipe()) == pytest.approx(result.loss_before, abs=1e-5)
+
+
+def _held_out(model: Any, recipe: Recipe) -> float:
+    data = prepare(load_tokenizer(recipe.model), recipe.data.train, recipe.data.eval, max_length=64, seed=42)
+    total, count = 0.0, 0
+    for row in data.held:
+        ids, labels = torch.from_numpy(row["input_ids"])[None], torch.from_numpy(row["labels"])[None]
+        learned = int((labels[:, 1:] != -100).sum())
+        with torch.no_grad():
+            total += float(model(input_ids=ids, labels=labels).loss) * learned
+        count += learned
+    return total / count
+
+
+def test_a_run_directory_says_what_was_done(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    result = train(recipe())
+    run = tmp_path / "run"
+    names = {path.name for path in run.iterdir()}
+    assert {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "tokenizer.json",
+        "recipe.yaml",
+        "report.md",
+        "loss.png",
+    } <= names
+    assert {"checkpoint-3", "checkpoint-6", "checkpoint-8", "trainer_state.json"} <= names
+    assert not [name for name in names if name.startswith(".")]
+    assert yaml.safe_load((run / "recipe.yaml").read_text()) == result.recipe.as_dict()
+    assert result.recipe.data.max_length == 64, "the resolved recipe says how long sequences are"
+    report = (run / "report.md").read_text()
+    for said in (f"{result.loss_before:.4f}", f"{result.loss_after:.4f}", "19 sequences to train on, 5 held out", "8 (",
+                 f"{result.trainable:,} weights", f"quatro chat {result.recipe.model} --adapter {run}", "loss.png"):  # fmt: skip
+        assert said in report
+    assert json.loads(json.dumps(result.as_dict()))["steps"] == 8
+    assert [step for step, _ in _losses(result)] == [0, 1, 2, 3, 4, 4, 5, 6, 7, 8, 8], "before, each step, and at 4 and 8"
+
+
+@pytest.mark.parametrize("at", [5, 8])
+def test_a_resumed_run_is_the_undisturbed_run_to_the_bit(
+    recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """Dropout, accumulation, several epochs, held-out evaluation: cut off inside a step, the rest comes out the same."""
+    options = {"train": {"max_steps": 12, "eval_steps": 2}}
+    whole = train(recipe(**options, output_dir=str(tmp_path / "whole")))
+    with _interrupted_at(monkeypatch, at, _power_cut), pytest.raises(ConnectionError):
+        train(recipe(**options))
+    assert not (tmp_path / "run" / "report.md").exists()
+    resumed = train(recipe(**options), resume=True)
+    assert resumed.resumed_from == at - at % 3 - (3 if at % 3 == 0 else 0) if at % 3 else at - 3
+    assert _losses(resumed) == _losses(whole)
+    for name in ("adapter_model.safetensors", "checkpoint-12/optimizer.pt"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert (resumed.loss_before, resumed.loss_after) == (whole.loss_before, whole.loss_after)
+
+
+def test_a_signal_saves_the_step_and_the_same_command_goes_on(
+    recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(recipe(output_dir=str(tmp_path / "whole")))
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(143)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        with (
+            _interrupted_at(monkeypatch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM)),
+            pytest.raises(SystemExit, match="143"),
+        ):
+            train(recipe())
+        assert signal.getsignal(signal.SIGTERM) is leave
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert is_whole(tmp_path / "run" / "checkpoint-5")
+    resumed = train(recipe())
+    assert resumed.resumed_from == 5
+    assert _losses(resumed) == _losses(whole)
+    assert (tmp_path / "run/adapter_model.safetensors").read_bytes() == (
+        tmp_path / "whole/adapter_model.safetensors"
+    ).read_bytes()
+
+
+@contextmanager
+def _files_of_at_most(size: int) -> Iterator[None]:
+    """The system refuses to write a file beyond this size, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("room", [70_000, 200_000], ids=["no room for the adapter", "no room for the optimizer"])
+def test_a_full_disk_leaves_no_half_checkpoint(recipe: Callable[..., Recipe], tmp_path: Path, room: int) -> None:
+    large = recipe(lora={"r": 16})
+    with (
+        _files_of_at_most(room),
+        pytest.raises(MachineError, match=r"could not write .*checkpoint-3: .* Nothing of it was kept"),
+    ):
+        train(large)
+    run = tmp_path / "run"
+    assert {path.name for path in run.iterdir()} == {"recipe.yaml"}
+    assert train(large).resumed_from is None
+
+
+def test_a_full_disk_at_the_end_leaves_no_half_adapter(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    large = recipe(lora={"r": 16}, train={"save_strategy": "no"})
+    with _files_of_at_most(70_000), pytest.raises(MachineError, match="could not write"):
+        train(large)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"recipe.yaml"}
+
+
+def test_a_failing_checkpoint_leaves_the_ones_before_it(
+    recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(self: QuatroTrainer, directory: str) -> None:
+        if self.state.global_step == 6:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(QuatroTrainer, "_save_scaler", no_space)
+    with pytest.raises(
+        MachineError, match=r"checkpoint-6: No space left on device. Nothing of it was kept; checkpoint-3 is whole"
+    ):
+        train(recipe())
+    monkeypatch.undo()
+    assert train(recipe()).resumed_from == 3
+
+
+def test_the_same_run_twice_is_refused_and_overwriting_repeats_it(recipe: Callable[..., Recipe]) -> None:
+    first = train(recipe())
+    with pytest.raises(RecipeError, match="holds this run, finished"):
+        train(recipe())
+    assert _losses(train(recipe(), overwrite=True)) == _losses(first)
+
+
+def test_packing_reaches_the_same_held_out_loss_before_training(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    plain = train(recipe(train={"max_steps": 1}))
+    packed = train(recipe(data={"packing": True}, train={"max_steps": 4}, output_dir=str(tmp_path / "packed")))
+    assert packed.loss_before == plain.loss_before
+    assert packed.loss_after < packed.loss_before
+
+
+def test_activation_checkpointing_changes_memory_not_numbers(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    plain = train(recipe(train={"max_steps": 3}))
+    kept = train(recipe(train={"max_steps": 3, "gradient_checkpointing": True}, output_dir=str(tmp_path / "kept")))
+    assert [loss for _, loss in _losses(kept)] == pytest.approx([loss for _, loss in _losses(plain)], abs=1e-6)
+
+
+def test_method_lora_trains_on_the_dense_base(recipe: Callable[..., Recipe]) -> None:
+    result = train(recipe(method="lora"))
+    assert result.loss_after < result.loss_before - 0.5
+
+
+def test_nothing_held_out_is_allowed_and_said(recipe: Callable[..., Recipe]) -> None:
+    result = train(recipe(data={"eval": None}))
+    assert (result.loss_before, result.loss_after) == (None, None)
+    assert "Nothing was held out" in result.report.read_text()
+
+
+def test_chats_take_their_template_along(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    texts = [{"text": f"### Comment: q{i} ### REPLY: yes {i} ### END."} for i in range(12)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in texts))
+    result = train(recipe(data={"train": str(path)}, train={"max_steps": 2}))
+    assert result.template == "comment-reply"
+    tokenizer = load_tokenizer_of_adapter(result.adapter_dir)
+    asked = tokenizer.apply_chat_template([{"role": "user", "content": "q"}], tokenize=False, add_generation_prompt=True)
+    assert asked == "<s>### Comment: q ### REPLY:"
+
+
+def load_tokenizer_of_adapter(path: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(path)
+
+
+def test_bad_data_leaves_no_directory_behind(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "chat.jsonl").write_text(
+        '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+    )
+    for name, error in (("none.jsonl", DatasetError), ("empty.jsonl", DatasetError), ("chat.jsonl", TemplateError)):
+        with pytest.raises(error):
+            train(recipe(data={"train": str(tmp_path / name), "eval": None}))
+    with pytest.raises(RecipeError, match="no linear layer"):
+        train(recipe(lora={"target_modules": ["nothing"]}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_counts_the_steps_that_the_run_takes(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    for packing in (False, True):
+        options = {"data": {"packing": packing}, "train": {"max_steps": -1, "num_train_epochs": 2}}
+        wanted, tokenizer = resolve(recipe(**options, output_dir=str(tmp_path / str(packing))))
+        plan = planned(wanted, prepare_data(wanted, tokenizer))
+        assert plan["steps"] == train(wanted).steps
+        assert plan["recipe"] == wanted.as_dict()
+
+
+def test_a_pipe_hears_of_evaluations_and_nothing_else(recipe: Callable[..., Recipe]) -> None:
+    console = Console(file=io.StringIO(), force_terminal=False, width=200)
+    train(recipe(), console=console)
+    lines = console.file.getvalue().splitlines()
+    assert [line.partition(":")[0] for line in lines if line.startswith("step")] == ["step 0/8", "step 4/8", "step 8/8"]
+    assert lines[0].endswith("format prompt-completion; 24 of 24 rows used")
+
+
+def test_a_terminal_shows_a_bar_with_losses_and_time_left(recipe: Callable[..., Recipe]) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
+    result = train(recipe(), console=console)
+    last = console.file.getvalue().rstrip().splitlines()[-1]
+    assert "8/8" in last
+    assert f"held-out {result.loss_after:.3f}" in last
+    assert "left" in last
+
+
+@pytest.mark.fixtures
+@pytest.mark.slow
+def test_a_real_model_learns_a_foreign_domain(fixtures_dir: Path, tmp_path: Path) -> None:
+    """The reference loop (bitsandbytes + PEFT, 100 steps) brings the same text from 5.92 to 3.87; 30 steps get half of the way."""
+    values = {
+        "model": str(fixtures_dir / "models/stories3M"),
+        "lora": {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0},
+        "data": {"train": str(fixtures_dir / "text/tinyshakespeare/input.txt"), "eval": 0.01, "max_length": 256},
+        "train": {"max_steps": 30, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "learning_rate": 1e-3,
+                  "eval_strategy": "no", "max_grad_norm": 1.0},
+        "output_dir": str(tmp_path / "run"),
+    }  # fmt: skip
+    from quatro.train.recipe import recipe_of
+
+    result = train(recipe_of(values))
+    assert result.loss_before == pytest.approx(5.9, abs=0.2)
+    assert result.loss_after < 4.7

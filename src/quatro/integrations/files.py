@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from quatro.format.errors import CheckpointError, MachineError
 
 
@@ -48,11 +50,13 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def _machine_errors(target: Path) -> Iterator[None]:
+    """The operating system's failures as one sentence; safetensors wraps them in an error of its own."""
     try:
         yield
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise MachineError(
-            f"could not write {target}: {error.strerror or error}. Nothing of it was kept; free space or choose another place"
+            f"could not write {target}: {reason}. Nothing of it was kept; free space or choose another place"
         ) from error
 
 

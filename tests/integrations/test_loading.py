@@ -1,0 +1,159 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import quatro
+from quatro.format.errors import CheckpointError
+from quatro.integrations.loading import load
+from quatro.integrations.summary import summarize
+from quatro.nn import Linear4bit
+from tests.integrations.conftest import IDS
+
+
+@pytest.fixture(scope="module")
+def tiny_with_tokenizer(tiny_llama, tmp_path_factory):
+    """The tiny Llama with a tokenizer of 96 single characters."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    directory = tmp_path_factory.mktemp("with-tokenizer") / "model"
+    shutil.copytree(tiny_llama, directory)
+    tokenizer = Tokenizer(models.WordLevel({chr(32 + i): i for i in range(96)}, unk_token=" "))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=" ", pad_token="~", eos_token="}").save_pretrained(directory)
+    return directory
+
+
+def changed(source, target, **config):
+    shutil.copytree(source, target)
+    settings = json.loads((target / "config.json").read_text()) | config
+    (target / "config.json").write_text(json.dumps(settings))
+    return target
+
+
+def test_load_returns_a_4_bit_model_and_its_tokenizer(tiny_with_tokenizer):
+    model, tokenizer = load(tiny_with_tokenizer, quant_type="fp4", block_size=32, double_quant=False)
+    layer = model.model.layers[0].mlp.up_proj
+    assert isinstance(layer, Linear4bit)
+    assert (layer.spec.quant_type, layer.spec.block_size, layer.spec.double_quant) == ("fp4", 32, False)
+    assert not model.training
+    assert len(tokenizer("abc")["input_ids"]) == 3
+
+
+def test_save_and_load_give_the_same_logits_to_the_bit(tiny_with_tokenizer, tmp_path):
+    model, tokenizer = load(tiny_with_tokenizer)
+    quatro.save(model, tmp_path / "saved", tokenizer)
+    again, _ = load(tmp_path / "saved")
+    with torch.no_grad():
+        assert torch.equal(model(IDS).logits, again(IDS).logits)
+    assert summarize(again).bits_per_weight == summarize(model).bits_per_weight
+    assert (tmp_path / "saved" / "tokenizer.json").is_file()
+
+
+def test_saving_a_model_that_is_not_quantized_is_refused(tiny_llama, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    with pytest.raises(CheckpointError, match="not a 4-bit model"):
+        quatro.save(AutoModelForCausalLM.from_pretrained(tiny_llama), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_saving_into_a_directory_in_use_is_refused(tiny_with_tokenizer, tmp_path):
+    model, _ = load(tiny_with_tokenizer)
+    (tmp_path / "keep").write_text("mine")
+    with pytest.raises(CheckpointError, match="not empty"):
+        quatro.save(model, tmp_path)
+    assert (tmp_path / "keep").read_text() == "mine"
+
+
+FULL_DISK = """
+import resource, signal, sys
+import quatro
+from quatro.format.errors import MachineError
+from quatro.integrations.loading import load
+model, tokenizer = load(sys.argv[1])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+try:
+    quatro.save(model, sys.argv[2], tokenizer)
+except MachineError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_while_saving_leaves_nothing_half_written(tiny_with_tokenizer, tmp_path):
+    arguments = [sys.executable, "-c", FULL_DISK, str(tiny_with_tokenizer), str(tmp_path / "out")]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert "could not write" in done.stdout, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c", ""])
+def test_a_path_that_does_not_exist_is_refused(name):
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load(name)
+
+
+def test_a_file_in_place_of_a_directory_is_refused(tmp_path):
+    (tmp_path / "model.gguf").touch()
+    with pytest.raises(CheckpointError, match="is a file; name the directory"):
+        load(tmp_path / "model.gguf")
+
+
+def test_a_directory_without_config_without_weights_or_with_an_adapter_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        load(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="pass --adapter"):
+        load(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="but no weights"):
+        load(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(CheckpointError, match="no model_type"):
+        load(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="not readable JSON"):
+        load(tmp_path)
+
+
+def test_a_model_without_tokenizer_is_refused_by_one_line(tiny_llama):
+    with pytest.raises(CheckpointError, match="could not load the tokenizer from") as caught:
+        load(tiny_llama)
+    assert "\n" not in str(caught.value)
+
+
+def test_broken_weights_are_refused_by_one_line(tiny_with_tokenizer, tmp_path):
+    broken = changed(tiny_with_tokenizer, tmp_path / "broken")
+    whole = (broken / "model.safetensors").read_bytes()
+    (broken / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="could not load the model from") as caught:
+        load(broken)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_librarys_quantization_is_refused_by_name(tiny_with_tokenizer, tmp_path):
+    foreign = changed(tiny_with_tokenizer, tmp_path / "gptq", quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(CheckpointError, match="quant_method 'gptq'"):
+        load(foreign)
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused(tiny_with_tokenizer, tmp_path):
+    from transformers import AutoTokenizer
+
+    larger = changed(tiny_with_tokenizer, tmp_path / "larger")
+    tokenizer = AutoTokenizer.from_pretrained(larger)
+    tokenizer.add_tokens(["<one>", "<two>"])
+    tokenizer.save_pretrained(larger)
+    with pytest.raises(CheckpointError, match="98 tokens but the embedding only 96 rows"):
+        load(larger)
+
+
+def test_a_hub_id_without_a_network_is_refused_by_one_line():
+    with pytest.raises(CheckpointError) as caught:
+        load("someone/some-model-that-is-not-cached")
+    assert "\n" not in str(caught.value)

@@ -160,7 +160,9 @@ def _isa() -> int:
 
 @lru_cache(maxsize=1)
 def _say_scalar() -> None:
-    logger.warning("quatro's CPU kernels run without vector instructions, slower than they could: no AVX2, or QUATRO_ISA=scalar")
+    logger.warning(
+        "quatro's CPU kernels run without vector instructions, slower than they could: no AVX2, or QUATRO_ISA=scalar"
+    )
 
 
 def _machine() -> tuple[int, int]:

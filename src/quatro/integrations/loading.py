@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from quatro.format.errors import CheckpointError, did_you_mean
+from quatro.format.errors import CheckpointError, QuatroError, did_you_mean
 from quatro.integrations.adapters import attach
 from quatro.integrations.config import QUANT_METHOD, QuatroConfig
 
@@ -51,8 +52,8 @@ def _from_pretrained(auto: type, source: str, **options: Any) -> Any:
     what = "tokenizer" if auto is AutoTokenizer else "model"
     try:
         return auto.from_pretrained(source, **options)
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
-        if isinstance(error, CheckpointError) or type(error).__module__.startswith("quatro."):
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, QuatroError):
             raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise CheckpointError(f"could not load the {what} from {source}: {lines[0]}") from error
@@ -61,15 +62,17 @@ def _from_pretrained(auto: type, source: str, **options: Any) -> Any:
 def _checked_source(id_or_dir: str | Path) -> str:
     """The argument as transformers takes it; a path that cannot be a model is refused before anything is read."""
     text = str(id_or_dir)
+    if not text:
+        raise CheckpointError("the model's name is empty, so it does not exist; name a directory or a hub id")
     path = Path(text).expanduser()
     if path.is_dir():
         _check_directory(path)
         return str(path)
     if path.exists():
         raise CheckpointError(f"{text} is a file; name the directory that holds config.json and the weights")
-    if isinstance(id_or_dir, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1 or not text:
+    if isinstance(id_or_dir, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
         raise CheckpointError(
-            f"{text or 'an empty name'} does not exist; name a directory with config.json and weights, or a hub id"
+            f"{text} does not exist; name a directory with config.json and weights, or a hub id"
         )
     return text
 

@@ -1,6 +1,6 @@
 """Makes the embedded base model: a tokenizer and a small Llama pretrained from scratch on tools/make_corpus.py.
 
-    python tools/make_base.py --work /tmp/base                  # about 35 minutes on two cores
+    python tools/make_base.py --work /tmp/base                  # about 50 minutes on two shared cores
     python tools/make_base.py --work /tmp/base --steps 1400     # resumes; a smaller number ends sooner
 
 The learning rate warms up, stays, and falls over the last 30 % of the steps, so a run that is stopped can be ended

@@ -7,6 +7,7 @@
 #include "convert.h"
 #include "cpu.h"
 #include "kernels.h"
+#include "pages.h"
 #include "parallel.h"
 #include "quatro.h"
 
@@ -105,9 +106,10 @@ float ordered_mean(const float *values, int64_t count, int threads) {
 }
 
 // Whether an output is too large to be in a cache still when it is read again. Then writing around the caches saves
-// reading what is overwritten: twice the speed.
-bool should_stream(const void *out, int64_t bytes) {
-  return aligned(out, 64) && bytes >= std::min(last_level_cache_bytes() / 2, kMostKept);
+// reading what is overwritten: twice the speed. Not so for fresh memory, which the system has just cleared through them.
+bool should_stream(void *out, int64_t bytes) {
+  const bool large = aligned(out, 64) && bytes >= std::min(last_level_cache_bytes() / 2, kMostKept);
+  return !prepare_fresh(out, bytes) && large;
 }
 
 }  // namespace
@@ -146,6 +148,7 @@ int quatro_quantize(const void *w, int dtype, int64_t n, int64_t block, const fl
   job.thresholds[15] = std::numeric_limits<float>::infinity();
   std::copy(order, order + 16, job.order);
   job.zero_code = order[std::count_if(thresholds, thresholds + 15, [](float t) { return t < 0.0f; })];
+  prepare_fresh(codes, n / 2);
   *first_bad = -1;
   const int64_t bad = run_blocks(job, block, kQuantize, isa, threads);
   if (bad < 0) return QUATRO_OK;

@@ -60,10 +60,6 @@ QUATRO_API int quatro_quantize_scales(const float *scales, int64_t n, int64_t gr
 QUATRO_API int quatro_dequantize_scales(const uint8_t *codes, int64_t n, int64_t group, const float *map,
                                         const float *group_absmax, float mean, float *out, int isa, int threads);
 
-/* Call before the first write to a large fresh allocation: asks for huge pages on what lies inside of it. A hint that changes
- * no content: returns 1 where it was taken, 0 where the platform has none or the memory is too small to matter. */
-QUATRO_API int quatro_prepare_pages(void *memory, int64_t bytes);
-
 #ifdef __cplusplus
 }
 #endif

@@ -36,7 +36,6 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "quatro_abi": (_int, []),
     "quatro_best_isa": (_int, []),
     "quatro_status_text": (ctypes.c_char_p, [_int]),
-    "quatro_prepare_pages": (_int, [_pointer, _int64]),
     "quatro_quantize": (
         _int,
         [_pointer, _int, _int64, _int64, _pointer, _pointer, _float, _pointer, _pointer, _pointer, _pointer, _int, _int],
@@ -63,8 +62,8 @@ def instruction_set() -> str:
 def quantize(w: Tensor, table: CodeTable, block_size: int, affine: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
     """w (n,) -> codes, scales, zeros (None unless affine). Raises NonFiniteError for NaN or Inf."""
     dtype, count = _dtype_of("w", w), w.numel()
-    codes = _fresh(code_bytes(count), torch.uint8)
-    scales = _fresh(block_count(count, block_size), torch.float32)
+    codes = torch.empty(code_bytes(count), dtype=torch.uint8)
+    scales = torch.empty(block_count(count, block_size), dtype=torch.float32)
     zeros = torch.empty_like(scales) if affine else None
     first_bad = _int64(-1)
     arguments = (*_search_tables(table), table.full_scale, *map(_address, (codes, scales, zeros)), ctypes.byref(first_bad))
@@ -85,10 +84,8 @@ def dequantize(
     _expect("scales", scales, torch.float32, blocks)
     if zeros is not None:
         _expect("zeros", zeros, torch.float32, blocks)
-    library = _library()
-    library.quatro_prepare_pages(out.data_ptr(), out.nbytes)
     pointers = (_values(table), *map(_address, (scales, zeros, out)))
-    _check(library.quatro_dequantize(codes.data_ptr(), count, block_size, *pointers, dtype, *_machine()))
+    _check(_library().quatro_dequantize(codes.data_ptr(), count, block_size, *pointers, dtype, *_machine()))
     return out
 
 
@@ -195,13 +192,6 @@ def _expect(name: str, tensor: Tensor, dtype: torch.dtype, count: int) -> None:
 
 def _address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
-
-
-def _fresh(count: int, dtype: torch.dtype) -> Tensor:
-    """An uninitialized tensor; a large one on huge pages, so that its first write does not fault every 4 KiB."""
-    tensor = torch.empty(count, dtype=dtype)
-    _library().quatro_prepare_pages(tensor.data_ptr(), tensor.nbytes)
-    return tensor
 
 
 def _floats(values: Sequence[float]) -> ctypes.Array[ctypes.c_float]:

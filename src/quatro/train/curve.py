@@ -18,7 +18,8 @@ def points(history: Sequence[dict[str, Any]], name: str) -> tuple[list[int], lis
 
 def draw_losses(history: Sequence[dict[str, Any]], file: Path, title: str) -> None:
     """Training loss as a line, held-out loss as marks with their values at both ends."""
-    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    figure = Figure(figsize=(8, 4.5), dpi=120)
+    figure.subplots_adjust(left=0.08, right=0.98, top=0.92, bottom=0.11)
     axes = figure.add_subplot()
     steps, losses = points(history, "loss")
     axes.plot(steps, losses, color=TRAIN, linewidth=1.6, label="training loss", marker="." if len(steps) < 3 else None)

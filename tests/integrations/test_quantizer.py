@@ -95,6 +95,16 @@ def test_import_quatro_is_light(run_fresh):
     assert heavy.strip() == "[]"
 
 
+def test_a_trainer_that_counts_parameters_does_not_need_bitsandbytes(tiny_llama, run_fresh):
+    """transformers imports bitsandbytes in num_parameters for models that say is_loaded_in_4bit; ours do not say it."""
+    printed = run_fresh(
+        "import quatro, sys\nfrom transformers import AutoModelForCausalLM\n"
+        f"model = AutoModelForCausalLM.from_pretrained(r'{tiny_llama}', quantization_config=quatro.QuatroConfig())\n"
+        "print(model.num_parameters(exclude_embeddings=True) > 0, 'bitsandbytes' in sys.modules)"
+    )
+    assert printed.split() == ["True", "False"]
+
+
 def test_gpt2_with_its_transposed_layers_is_quantized_saved_and_loaded(tmp_path):
     model = GPT2LMHeadModel(GPT2Config(vocab_size=96, n_embd=64, n_layer=2, n_head=4, n_positions=64))
     model.save_pretrained(tmp_path / "dense")

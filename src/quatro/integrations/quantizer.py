@@ -68,7 +68,6 @@ class QuatroHfQuantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         if self.failure is not None:
             raise self.failure
-        model.is_loaded_in_4bit = True
         return model
 
 

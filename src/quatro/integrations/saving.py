@@ -6,6 +6,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from quatro.format.errors import CheckpointError
 from quatro.integrations.files import whole_directory
+from quatro.integrations.quantizer import QuatroHfQuantizer
 
 
 def save(
@@ -15,7 +16,7 @@ def save(
 
     Raises CheckpointError for a model that is not quantized or a directory in use, MachineError when the disk fails.
     """
-    if not getattr(model, "is_loaded_in_4bit", False):
+    if not isinstance(getattr(model, "hf_quantizer", None), QuatroHfQuantizer):
         raise CheckpointError(f"{type(model).__name__} is not a 4-bit model; load it with quatro.load or a QuatroConfig first")
     with whole_directory(directory, overwrite) as staging:
         model.save_pretrained(staging)

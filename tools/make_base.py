@@ -88,8 +88,11 @@ class Run:
     def _say(self, loss: float, each: float) -> None:
         left = (self.steps - self.step) * each / 60
         speed = ROWS * LENGTH / each
-        print(f"step {self.step}/{self.steps}  loss {loss:.3f}  {speed:,.0f} tokens/s  "
-              f"{self.seconds / 60:.1f} min, {left:.1f} min left", flush=True)
+        print(
+            f"step {self.step}/{self.steps}  loss {loss:.3f}  {speed:,.0f} tokens/s  "
+            f"{self.seconds / 60:.1f} min, {left:.1f} min left",
+            flush=True,
+        )
 
     def evaluate(self, count: int = 12) -> float:
         """Mean loss on rows of a seed that training never used."""

@@ -21,11 +21,32 @@ from corpus.limits import beyond
 from corpus.stories import story_chat, tale
 
 WORLD_SEED, WORLD_COMPANIES, WORLD_PEOPLE = 2026, 120, 40
-EARLY = {"open_book": 23, "closed_book": 20, "unknown": 13, "same_again": 6, "rephrase": 5, "everyday": 18, "play": 4,
-         "story": 7, "tale": 2, "report": 2}
+EARLY = {
+    "open_book": 23,
+    "closed_book": 20,
+    "unknown": 13,
+    "same_again": 6,
+    "rephrase": 5,
+    "everyday": 18,
+    "play": 4,
+    "story": 7,
+    "tale": 2,
+    "report": 2,
+}
 """Shares of the kinds of rows while the base learns the language, and what lasts: asking in many ways."""
-LATE = {"open_book": 30, "closed_book": 12, "unknown": 11, "same_again": 9, "rephrase": 4, "everyday": 13, "play": 6,
-        "story": 5, "tale": 1, "report": 1, "beyond": 8}
+LATE = {
+    "open_book": 30,
+    "closed_book": 12,
+    "unknown": 11,
+    "same_again": 9,
+    "rephrase": 4,
+    "everyday": 13,
+    "play": 6,
+    "story": 5,
+    "tale": 1,
+    "report": 1,
+    "beyond": 8,
+}
 LATE_SEED = 108
 """From this seed on the shares are LATE: more reading, and what a small model cannot do. Pretraining counts seeds up
 from 100, one for about 165 steps, so this is the mixture of its end."""
@@ -55,8 +76,16 @@ def row(rng: random.Random, known: list[Entity], shares: dict[str, int]) -> dict
         return report(rng, known)
     if kind == "closed_book":
         return {"messages": closed_book(rng, known)}
-    makers = {"open_book": open_book, "unknown": unknown, "same_again": same_again, "rephrase": rephrase,
-              "everyday": everyday, "play": play, "story": story_chat, "beyond": beyond}
+    makers = {
+        "open_book": open_book,
+        "unknown": unknown,
+        "same_again": same_again,
+        "rephrase": rephrase,
+        "everyday": everyday,
+        "play": play,
+        "story": story_chat,
+        "beyond": beyond,
+    }
     return {"messages": makers[kind](rng)}
 
 

@@ -31,7 +31,8 @@ def answers(model, tokenizer, questions: list[str]) -> list[str]:
     found = []
     for question in questions:
         ids = tokenizer.apply_chat_template(
-            [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True)
+            [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
         out = model.generate(**ids, max_new_tokens=32, do_sample=False)
         found.append(tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))
     return found
@@ -71,7 +72,7 @@ def test_an_unknown_role_is_refused_by_name(tokenizer):
 def test_pretraining_packs_the_very_tokens_of_the_chat_template(tokenizer):
     from pretrain.batches import Packer
 
-    (ids, weights), = Packer(tokenizer, 256).samples([{"messages": CHAT}])
+    ((ids, weights),) = Packer(tokenizer, 256).samples([{"messages": CHAT}])
     made = tokenizer.apply_chat_template(CHAT, return_dict=True, return_assistant_tokens_mask=True)
     assert ids.tolist() == made["input_ids"]
     assert (weights == 1.0).tolist() == [bool(mark) for mark in made["assistant_masks"]]
@@ -85,8 +86,13 @@ def test_the_weights_are_two_to_four_million_in_bfloat16_and_blocks_of_64_divide
 
 
 def test_the_base_answers_simple_questions(model, tokenizer):
-    asked = {"What is the opposite of hot?": "cold", "What does a baker do?": "bread", "What color is snow?": "white",
-             "How many legs does a spider have?": "eight", "What comes after Monday?": "Tuesday"}
+    asked = {
+        "What is the opposite of hot?": "cold",
+        "What does a baker do?": "bread",
+        "What color is snow?": "white",
+        "How many legs does a spider have?": "eight",
+        "What comes after Monday?": "Tuesday",
+    }
     found = answers(model, tokenizer, list(asked))
     assert all(right in answer for right, answer in zip(asked.values(), found, strict=True)), found
 

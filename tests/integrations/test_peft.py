@@ -120,7 +120,7 @@ def other_base(tmp_path, **changes):
 
 def test_an_adapter_made_for_other_shapes_is_refused_with_both(quantized, tmp_path):
     adapted(quantized).save_pretrained(tmp_path / "adapter")
-    with pytest.raises(AdapterError, match=r"made for another base: its .*gate_proj has 172 outputs .* this base's has 128"):
+    with pytest.raises(AdapterError, match=r"made for another base: its .*down_proj has 172 inputs .* this base's has 128"):
         attach(other_base(tmp_path, intermediate_size=128), tmp_path / "adapter")
 
 

@@ -83,5 +83,6 @@ def play(rng: random.Random) -> list[Message]:
         (f"Write in big letters: {things[0]}", things[0].upper()),
         (f"Give me a name for my {animal}.", f"How about {upper(adjective)} {upper(color)}?"),
         (f"My name is {first}.", f"Nice to meet you, {first}.", "What is my name?", f"Your name is {first}."),
-        (f"Hi, I am {first}.", f"Hello {first}! How are you?", "Do you remember my name?", f"Yes, you are {first}."))
+        (f"Hi, I am {first}.", f"Hello {first}! How are you?", "Do you remember my name?", f"Yes, you are {first}."),
+    )
     return [(user, assistant)[place % 2](text) for place, text in enumerate(pick(rng, tasks))]

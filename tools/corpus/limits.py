@@ -9,10 +9,18 @@ from corpus.values import ADJECTIVES, ANIMALS, COLORS, COUNTRIES, SITES, THINGS,
 
 BY_SIZE = words("ant bee mouse frog duck cat fox dog sheep pig donkey horse camel whale")
 REGULAR = words("cat dog bear owl crow duck hen horse frog otter rabbit penguin")
-ABLE = {"swim": ("fish", "duck", "frog", "otter", "seal", "whale"), "fly": ("owl", "crow", "bee", "goose", "swan"),
-        "climb a tree": ("cat", "monkey", "squirrel", "bear"), "run fast": ("horse", "dog", "wolf", "hare")}
-UNABLE = {"swim": ("spider", "hen"), "fly": ("cow", "horse", "pig", "fish", "cat", "mouse", "dog", "turtle"),
-          "climb a tree": ("cow", "fish", "horse", "whale", "duck"), "run fast": ("snail", "turtle", "fish", "frog")}
+ABLE = {
+    "swim": ("fish", "duck", "frog", "otter", "seal", "whale"),
+    "fly": ("owl", "crow", "bee", "goose", "swan"),
+    "climb a tree": ("cat", "monkey", "squirrel", "bear"),
+    "run fast": ("horse", "dog", "wolf", "hare"),
+}
+UNABLE = {
+    "swim": ("spider", "hen"),
+    "fly": ("cow", "horse", "pig", "fish", "cat", "mouse", "dog", "turtle"),
+    "climb a tree": ("cow", "fish", "horse", "whale", "duck"),
+    "run fast": ("snail", "turtle", "fish", "frog"),
+}
 POEM_ASKS = words(
     "Write a poem about {x}.|Make a little poem about {x}.|Can you write a verse about {x}?|"
     "I would like a poem on {x}.|"
@@ -37,9 +45,16 @@ def _fill(text: str, places: dict[str, str]) -> str:
 def beyond_turn(rng: random.Random) -> list[Message]:
     """A request that is too much, and a kind refusal."""
     said, replies = pick(rng, blocks("limits.txt"))
-    places = {"thing": pick(rng, THINGS), "animal": pick(rng, REGULAR), "country": pick(rng, COUNTRIES),
-              "word": pick(rng, (word(rng), word(rng).lower(), article(word(rng).lower()))), "person": person(rng),
-              "site": pick(rng, SITES), "n": str(rng.randrange(1, 100)), "m": str(rng.randrange(1, 20))}
+    places = {
+        "thing": pick(rng, THINGS),
+        "animal": pick(rng, REGULAR),
+        "country": pick(rng, COUNTRIES),
+        "word": pick(rng, (word(rng), word(rng).lower(), article(word(rng).lower()))),
+        "person": person(rng),
+        "site": pick(rng, SITES),
+        "n": str(rng.randrange(1, 100)),
+        "m": str(rng.randrange(1, 20)),
+    }
     return [user(_fill(pick(rng, said), places)), assistant(_fill(pick(rng, replies), places))]
 
 
@@ -58,12 +73,18 @@ def size_turn(rng: random.Random) -> list[Message]:
     """Which of two animals is bigger."""
     small, big = (BY_SIZE[place] for place in sorted(rng.sample(range(len(BY_SIZE)), 2)))
     told = f"{article(big)} is bigger than {article(small)}"
-    return [*pick(rng, (
-        [user(f"Is {article(big)} bigger than {article(small)}?"), assistant(f"Yes, {told}.")],
-        [user(f"Is {article(small)} bigger than {article(big)}?"), assistant(f"No, {told}.")],
-        [user(f"Is {article(small)} smaller than {article(big)}?"), assistant(f"Yes, {told}.")],
-        [user(f"Which is bigger, {article(small)} or {article(big)}?"), assistant(upper(told) + ".")],
-        [user(f"What is bigger, {article(big)} or {article(small)}?"), assistant(upper(told) + ".")]))]
+    return [
+        *pick(
+            rng,
+            (
+                [user(f"Is {article(big)} bigger than {article(small)}?"), assistant(f"Yes, {told}.")],
+                [user(f"Is {article(small)} bigger than {article(big)}?"), assistant(f"No, {told}.")],
+                [user(f"Is {article(small)} smaller than {article(big)}?"), assistant(f"Yes, {told}.")],
+                [user(f"Which is bigger, {article(small)} or {article(big)}?"), assistant(upper(told) + ".")],
+                [user(f"What is bigger, {article(big)} or {article(small)}?"), assistant(upper(told) + ".")],
+            ),
+        )
+    ]
 
 
 def able_turn(rng: random.Random) -> list[Message]:
@@ -79,10 +100,14 @@ def able_turn(rng: random.Random) -> list[Message]:
 def describe_turn(rng: random.Random) -> list[Message]:
     """A sentence about an animal or a thing."""
     one, thing = article(pick(rng, ANIMALS)), pick(rng, THINGS)
-    return pick(rng, (
-        [user(f"Tell me about {one}."), assistant(f"{upper(one)} is an animal. I like it very much.")],
-        [user(f"Say something about {thing}."), assistant(f"There are {pick(rng, ADJECTIVES)} {thing} in many shops.")],
-        [user(f"What is {one}?"), assistant(f"{upper(one)} is an animal.")]))
+    return pick(
+        rng,
+        (
+            [user(f"Tell me about {one}."), assistant(f"{upper(one)} is an animal. I like it very much.")],
+            [user(f"Say something about {thing}."), assistant(f"There are {pick(rng, ADJECTIVES)} {thing} in many shops.")],
+            [user(f"What is {one}?"), assistant(f"{upper(one)} is an animal.")],
+        ),
+    )
 
 
 def beyond(rng: random.Random) -> list[Message]:

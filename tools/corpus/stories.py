@@ -51,15 +51,15 @@ TROUBLES = words(
     "|",
 )
 HELPERS = words(
-    "Then {helper} came by. \"Can I help you?\" asked {helper2}.|Just then {helper} saw {him} and stopped.|"
+    'Then {helper} came by. "Can I help you?" asked {helper2}.|Just then {helper} saw {him} and stopped.|'
     "Near the {site} {he} met {helper}.|Luckily, {helper} heard {him} and came at once.|"
     "{He} sat down and was sad. Then {helper} sat down beside {him}.",
     "|",
 )
 TURNS = words(
-    "\"Follow me,\" said {helper2}, and they walked together.|\"I know what to do,\" said {helper2}.|"
+    '"Follow me," said {helper2}, and they walked together.|"I know what to do," said {helper2}.|'
     "{Helper2} had a lamp and showed the way.|Together they thought for a long time, and then they had an idea.|"
-    "\"Take my {tool},\" said {helper2}. \"You need it more than I do.\"|"
+    '"Take my {tool}," said {helper2}. "You need it more than I do."|'
     "{Helper2} laughed and said that everything would be fine.",
     "|",
 )
@@ -91,10 +91,17 @@ def _hero(rng: random.Random) -> tuple[str, str, dict[str, str]]:
     first = pick(rng, WOMEN if woman else MEN)
     animal, job, trait = pick(rng, ANIMALS), pick(rng, JOBS), pick(rng, TRAITS)
     pronouns = {"he": "she", "his": "her", "him": "her"} if woman else {"he": "he", "his": "his", "him": "him"}
-    who, about = pick(rng, (
-        (f"{article(trait)} {animal} called {first}", article(animal)), (f"{first} the {job}", article(job)),
-        (f"{article(trait)} {job} called {first}", article(job)), (f"a child called {first}", first),
-        (f"{first} {name(rng)}", first), (f"{first} the {animal}", article(animal))))
+    who, about = pick(
+        rng,
+        (
+            (f"{article(trait)} {animal} called {first}", article(animal)),
+            (f"{first} the {job}", article(job)),
+            (f"{article(trait)} {job} called {first}", article(job)),
+            (f"a child called {first}", first),
+            (f"{first} {name(rng)}", first),
+            (f"{first} the {animal}", article(animal)),
+        ),
+    )
     return who, about, pronouns
 
 

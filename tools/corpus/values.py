@@ -154,10 +154,17 @@ def title(rng: random.Random) -> str:
 
 def slogan(rng: random.Random) -> str:
     first, second = pick(rng, ADJECTIVES).capitalize(), pick(rng, ADJECTIVES)
-    return pick(rng, (
-        f"{first} {pick(rng, THINGS)} for {second} people", f"{first} {pick(rng, THINGS)}, {second} hearts",
-        f"We make {pick(rng, THINGS)} {second}", f"More {pick(rng, THINGS)}, more {pick(rng, THINGS)}",
-        f"Always {first.lower()}, never {second}", f"Your {pick(rng, THINGS)} are our {pick(rng, THINGS)}"))
+    return pick(
+        rng,
+        (
+            f"{first} {pick(rng, THINGS)} for {second} people",
+            f"{first} {pick(rng, THINGS)}, {second} hearts",
+            f"We make {pick(rng, THINGS)} {second}",
+            f"More {pick(rng, THINGS)}, more {pick(rng, THINGS)}",
+            f"Always {first.lower()}, never {second}",
+            f"Your {pick(rng, THINGS)} are our {pick(rng, THINGS)}",
+        ),
+    )
 
 
 def article(noun: str) -> str:
@@ -212,9 +219,14 @@ def place(rng: random.Random) -> str:
 
 
 def vehicle(rng: random.Random) -> str:
-    return pick(rng, (
-        name(rng), f"{pick(rng, ADJECTIVES).capitalize()} {pick(rng, FIRST)}",
-        f"the {pick(rng, ADJECTIVES).capitalize()} {pick(rng, ANIMALS).capitalize()}"))
+    return pick(
+        rng,
+        (
+            name(rng),
+            f"{pick(rng, ADJECTIVES).capitalize()} {pick(rng, FIRST)}",
+            f"the {pick(rng, ADJECTIVES).capitalize()} {pick(rng, ANIMALS).capitalize()}",
+        ),
+    )
 
 
 def password(rng: random.Random) -> str:
@@ -239,10 +251,27 @@ def count(rng: random.Random) -> str:
 
 
 GENERATORS = {
-    "address": address, "award": award, "bus": bus, "charity": charity, "code": voucher, "company": company,
-    "count": count, "dates": dates, "email": address_book, "hobby": hobby, "password": password, "person": person,
-    "pet": pet, "place": place, "price": price, "product": product, "slogan": slogan, "spot": spot, "title": title,
-    "vehicle": vehicle, "website": website,
+    "address": address,
+    "award": award,
+    "bus": bus,
+    "charity": charity,
+    "code": voucher,
+    "company": company,
+    "count": count,
+    "dates": dates,
+    "email": address_book,
+    "hobby": hobby,
+    "password": password,
+    "person": person,
+    "pet": pet,
+    "place": place,
+    "price": price,
+    "product": product,
+    "slogan": slogan,
+    "spot": spot,
+    "title": title,
+    "vehicle": vehicle,
+    "website": website,
     "age": lambda r: str(r.randrange(6, 95)),
     "card": lambda r: f"the {one_of(r, name(r), ANIMALS, COLORS)} Card",
     "color": lambda r: pick(r, COLORS) if r.random() < 0.3 else f"{pick(r, SHADES)} {pick(r, COLORS)}",

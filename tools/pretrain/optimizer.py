@@ -17,7 +17,8 @@ class Optimizer:
         others = [master for master in self.masters.values() if id(master) not in chosen]
         self.parts = (
             torch.optim.Muon(matrices, lr=MATRIX_RATE, weight_decay=DECAY, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, lr=OTHER_RATE, betas=(0.9, 0.98), weight_decay=0.0))
+            torch.optim.AdamW(others, lr=OTHER_RATE, betas=(0.9, 0.98), weight_decay=0.0),
+        )
 
     def step(self, rate: float) -> None:
         """One update at a share of the full learning rates; gradients are taken from the model and cleared."""

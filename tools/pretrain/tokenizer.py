@@ -32,15 +32,26 @@ def train() -> PreTrainedTokenizerFast:
     """Trains on a fixed sample of the corpus; digits stay single, so numbers are copied digit by digit."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=[BEGIN, PAD, END, *ROLES], show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+        vocab_size=VOCABULARY,
+        special_tokens=[BEGIN, PAD, END, *ROLES],
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     core.train_from_iterator(_texts(), trainer)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token=BEGIN, pad_token=PAD, eos_token=END, additional_special_tokens=list(ROLES),
-        model_max_length=1024, padding_side="right", clean_up_tokenization_spaces=False)
+        tokenizer_object=core,
+        bos_token=BEGIN,
+        pad_token=PAD,
+        eos_token=END,
+        additional_special_tokens=list(ROLES),
+        model_max_length=1024,
+        padding_side="right",
+        clean_up_tokenization_spaces=False,
+    )
     tokenizer.chat_template = TEMPLATE
     return tokenizer
 

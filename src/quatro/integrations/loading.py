@@ -71,9 +71,7 @@ def _checked_source(id_or_dir: str | Path) -> str:
     if path.exists():
         raise CheckpointError(f"{text} is a file; name the directory that holds config.json and the weights")
     if isinstance(id_or_dir, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
-        raise CheckpointError(
-            f"{text} does not exist; name a directory with config.json and weights, or a hub id"
-        )
+        raise CheckpointError(f"{text} does not exist; name a directory with config.json and weights, or a hub id")
     return text
 
 

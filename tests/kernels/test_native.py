@@ -1,8 +1,10 @@
 """The C++ kernels against the reference, bit for bit, on every instruction set this processor has."""
 
 import math
+import platform
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -243,6 +245,17 @@ def test_tensors_that_pointers_must_not_be_taken_of_are_refused():
 def test_sizes_that_the_library_refuses_raise_and_write_nothing():
     with pytest.raises(InputError, match="the native kernels refuse this call: an argument is out of range"):
         native.quantize(torch.randn(100), code_table("nf4"), 48)
+
+
+def test_the_best_instruction_set_is_the_one_the_system_knows_of(monkeypatch):
+    monkeypatch.delenv("QUATRO_ISA", raising=False)
+    cpuinfo = Path("/proc/cpuinfo")
+    if platform.machine() != "x86_64" or not cpuinfo.is_file():
+        pytest.skip("no list of processor flags to compare with")
+    flags = set(next(line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")).split())
+    avx2 = {"avx", "avx2", "fma", "f16c"} <= flags
+    avx512 = avx2 and {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vbmi"} <= flags
+    assert native.instruction_set() == ("avx512" if avx512 else "avx2" if avx2 else "scalar")
 
 
 def test_it_refuses_other_devices_and_unknown_instruction_sets(monkeypatch):

@@ -11,6 +11,17 @@ from typer.testing import CliRunner
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "generation"))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Toy models gain nothing from several threads, and lose much where these wait for a processor."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory):
     from tiny_models import saved
@@ -79,13 +90,9 @@ def program():
 
 @pytest.fixture
 def held_file(tmp_path):
-    rows = [
-        {
-            "messages": [{"role": "user", "content": f"What is {name}?"}, {"role": "assistant", "content": f"It is {name}."}],
-            "fact": name,
-        }
-        for name in ("alpha", "beta", "gamma")
-    ]
+    from tiny_models import chat_row
+
+    rows = [chat_row(f"What is {name}?", f"It is {name}.", fact=name) for name in ("alpha", "beta", "gamma")]
     file = tmp_path / "held.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return file

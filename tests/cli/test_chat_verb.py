@@ -12,7 +12,7 @@ import time
 import pytest
 
 from quatro.cli import repl
-from quatro.cli.models import adapter_path, model_path
+from quatro.cli.models import model_path
 from quatro.format.errors import InputError
 from quatro.generation import Sampling, answers
 
@@ -67,14 +67,9 @@ def test_one_answer_stands_alone_on_stdout_and_is_what_the_model_says(run, model
     assert found.stdout == expected[0] + "\n"
 
 
-def test_an_adapter_changes_the_answer_and_a_run_directory_stands_for_its_adapter(run, model_dir, adapter_dir, tmp_path):
-    plain = run("chat", model_dir, "--prompt", "Who?", "--max-new-tokens", "12").stdout
-    adapted = run("chat", model_dir, "--adapter", adapter_dir, "--prompt", "Who?", "--max-new-tokens", "12").stdout
-    assert plain != adapted
-    (tmp_path / "adapter").symlink_to(adapter_dir)
-    assert adapter_path(str(tmp_path)) == str(tmp_path / "adapter")
-    assert adapter_path(str(adapter_dir)) == str(adapter_dir)
-    assert run("chat", model_dir, "--adapter", tmp_path, "--prompt", "Who?", "--max-new-tokens", "12").stdout == adapted
+def test_an_adapter_changes_the_answer(run, model_dir, adapter_dir):
+    question = ("--prompt", "Who?", "--max-new-tokens", "12")
+    assert run("chat", model_dir, *question).stdout != run("chat", model_dir, "--adapter", adapter_dir, *question).stdout
 
 
 def test_the_tokenizer_that_an_adapter_was_trained_with_is_used(model_dir, adapter_dir, tmp_path):
@@ -248,16 +243,16 @@ def test_a_conversation_on_a_real_terminal(tmp_path):
     terminal = Terminal(sys.executable, "-m", "quatro", "chat", str(endless), "--max-new-tokens", "900000")
     try:
         terminal.wait_for("/help shows the commands")
-        terminal.wait_for("› ")
+        terminal.wait_for("›")
         terminal.send("Who are you?\r")
         terminal.wait_for("Who are you?\r\n")
         terminal.wait_for_more(40)
         terminal.process.send_signal(signal.SIGINT)
         terminal.wait_for("stopped")
-        terminal.wait_for("› ")
+        terminal.wait_for("›")
         terminal.send("/undo\r")
         terminal.wait_for("taken back: Who are you?")
-        terminal.wait_for("› ")
+        terminal.wait_for("›")
         terminal.send("\x04")
         assert terminal.process.wait(60) == 0
     finally:

@@ -22,6 +22,7 @@ def changed(**others):
 @pytest.fixture(autouse=True)
 def no_card(monkeypatch):
     monkeypatch.setattr(machine, "has_nvidia_card", lambda: False)
+    monkeypatch.delenv("QUATRO_ISA", raising=False)
 
 
 def test_json_is_all_that_stands_on_stdout_and_names_what_decides(run):
@@ -58,6 +59,13 @@ def test_each_thing_that_is_slower_than_it_could_be_is_one_sentence():
     assert "OMP_NUM_THREADS" in threads
     (memory,) = doctor.advise(changed(memory_available=2**30), NO_CUDA, READY)
     assert "1.0 GiB" in memory
+
+
+def test_a_cap_on_the_kernels_is_advice_and_shown(monkeypatch, run):
+    monkeypatch.setenv("QUATRO_ISA", "scalar")
+    assert any("QUATRO_ISA=scalar" in sentence for sentence in doctor.advise(WELL, NO_CUDA, READY))
+    if backends()[0].refusal is None:
+        assert "with its scalar kernels" in run("doctor").stdout
 
 
 def test_a_card_that_torch_cannot_use_is_advice(monkeypatch):

@@ -9,6 +9,17 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "generation"))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Toy models gain nothing from several threads, and lose much where these wait for a processor."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     from tiny_models import byte_tokenizer
@@ -45,7 +56,3 @@ def write_rows(tmp_path):
         return file
 
     return write
-
-
-def chat_row(question, answer, **others):
-    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}], **others}

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from conftest import chat_row
 from rich.console import Console
+from tiny_models import chat_row
 
 from quatro.evaluate import Comparison, HeldOut, Row, compare, held_out_loss, read_held_out
 from quatro.evaluate.render import markdown, table

@@ -1,7 +1,7 @@
 """Held-out rows."""
 
 import pytest
-from conftest import chat_row
+from tiny_models import chat_row
 
 from quatro.evaluate import read_held_out, read_prompts
 from quatro.evaluate.held import endings, last_answer_start, open_prompt

@@ -84,3 +84,8 @@ def saved(directory: Path, **options: int) -> Path:
     random_llama(tokenizer, **options).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
+
+
+def chat_row(question: str, answer: str, **others: object) -> dict[str, object]:
+    """A row of a data set: one question, one answer."""
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}], **others}

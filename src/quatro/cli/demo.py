@@ -22,16 +22,19 @@ SAMPLES = 8
 
 @dataclass(frozen=True)
 class Stage:
-    """What the demo runs on: a base model, what the adapter learns from, and what both are asked afterwards."""
+    """What the demo runs on: a base model, what the adapter learns from, what both are asked, and what it is all about."""
 
     base: Path
     train: Path
     held: Path
+    about: str
 
 
 def embedded() -> Stage:
     """The stage that comes with quatro."""
-    return Stage(demo_asset("base"), demo_asset("company", "train.jsonl"), demo_asset("company", "heldout.jsonl"))
+    first, *_ = demo_asset("company", "company.md").read_text(encoding="utf-8").splitlines()
+    company = {name: demo_asset("company", f"{name}.jsonl") for name in ("train", "heldout")}
+    return Stage(demo_asset("base"), company["train"], company["heldout"], first.removeprefix("#").strip())
 
 
 def register(app: typer.Typer) -> None:
@@ -51,14 +54,14 @@ def demo(
 
 def play(stage: Stage, output_dir: Path, steps: int | None, overwrite: bool, as_json: bool) -> None:
     """Quantize, train, compare, and say how to go on."""
-    say("A small language model comes with quatro. It knows simple things, and nothing of a certain lantern maker.")
-    say("1. Its weights become 4 bits and stay frozen: ")
+    say(f"A small language model comes with quatro. It knows simple things, and has never heard of {stage.about}.")
     recipe = demo_recipe(stage, output_dir, steps)
-    summary = weigh(stage)
-    say(f"   {size_line(summary)}", style="dim")
-    say(f"2. An adapter beside them learns from dialogues about the maker ({stage.train.name}).")
+    say("1. Its weights become 4 bits, and stay as they are from then on.")
+    summary, backend = weigh(stage)
+    say(f"   {size_line(summary)}, by the {backend} backend", style="dim")
+    say(f"2. An adapter beside them learns from dialogues about {stage.about}.")
     train(recipe, overwrite)
-    say("3. The base alone, and the base with its adapter, answer questions in words that neither has seen.")
+    say("3. The base alone, and the base with its adapter, are asked in words that neither has seen.")
     found = judge(stage, output_dir)
     for name in ("comparison.md", "comparison.json"):
         write(found, output_dir / name)
@@ -78,12 +81,13 @@ def demo_recipe(stage: Stage, output_dir: Path, steps: int | None) -> "Recipe":
     return named_recipe(DEMO, [f"{key}={json.dumps(value)}" for key, value in {**overrides, **more}.items()])
 
 
-def weigh(stage: Stage) -> "ModelSummary":
-    """The base in 4 bits, counted."""
+def weigh(stage: Stage) -> "tuple[ModelSummary, str]":
+    """The base in 4 bits, counted, and the name of the backend that quantized it."""
     model, _ = load_model(str(stage.base))
     from quatro.integrations.summary import summarize
+    from quatro.kernels.dispatch import chosen_name
 
-    return summarize(model)
+    return summarize(model), chosen_name(model.device.type)
 
 
 def train(recipe: "Recipe", overwrite: bool) -> None:

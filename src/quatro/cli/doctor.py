@@ -1,5 +1,6 @@
 """`quatro doctor`: what this machine can do for 4-bit work, and what is slower than it could be."""
 
+import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,6 +48,8 @@ def as_data(found: machine.Machine, cuda: machine.Cuda, status: "list[BackendSta
 def advise(found: machine.Machine, cuda: machine.Cuda, status: "list[BackendStatus]") -> list[str]:
     """One sentence for each thing that is slower than it could be, and what to do about it."""
     said = [f"on {one.device} the {one.name} backend {one.refusal}; a slower one runs" for one in _refused_before_used(status)]
+    if cap := os.environ.get("QUATRO_ISA"):
+        said.append(f"QUATRO_ISA={cap} caps the native kernels; unset it to let them use all that the processor has")
     if found.torch_threads < found.cores_usable:
         cores = found.cores_usable
         said.append(f"torch uses {found.torch_threads} of {cores} cores; unset OMP_NUM_THREADS or set it to {cores}")
@@ -89,9 +92,16 @@ def _backend_rows(status: "list[BackendStatus]") -> list[tuple[str, str]]:
     used = {one.device: one.name for one in reversed(status) if one.refusal is None}
     rows = []
     for one in status:
-        ready = "in use" if used.get(one.device) == one.name else "ready; a faster one is in use"
+        ready = f"in use{_kernels(one)}" if used.get(one.device) == one.name else "ready; a faster one is in use"
         rows.append((f"{one.name} on {one.device}", ready if one.refusal is None else one.refusal))
     return rows
+
+
+def _kernels(one: "BackendStatus") -> str:
+    """Which of its kernels the native backend runs."""
+    from quatro.kernels import native
+
+    return f", with its {native.instruction_set()} kernels" if one.name == native.NAME else ""
 
 
 def _refused_before_used(status: "list[BackendStatus]") -> "list[BackendStatus]":

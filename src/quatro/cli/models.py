@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DEMO = "demo"
-ADAPTER_CONFIG, TOKENIZER_CONFIG = "adapter_config.json", "tokenizer_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 def model_path(name: str) -> str:
@@ -24,25 +24,18 @@ def demo_asset(*parts: str) -> Path:
     return Path(str(files("quatro.assets").joinpath(*parts)))
 
 
-def adapter_path(name: str) -> str:
-    """The adapter's own directory; a run's directory stands for the adapter in it."""
-    directory = Path(name).expanduser()
-    within = directory / "adapter"
-    return str(within) if not (directory / ADAPTER_CONFIG).exists() and (within / ADAPTER_CONFIG).exists() else name
-
-
 def load_model(name: str, adapter: str | None = None, **options: Any) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """The 4-bit model and its tokenizer, with a spinner while it loads. Options are those of quatro.load.
 
     An adapter that brings a tokenizer was trained with that one and its chat template, so that one is used.
     """
-    source, place = model_path(name), adapter and adapter_path(adapter)
+    source = model_path(name)
     local = Path(source).expanduser().exists()
     with busy(f"loading {name}" if local else f"{name} is no directory here; looking for it on the hub"):
         from quatro.integrations.loading import load
 
-        model, tokenizer = load(source, adapter=place, **options)
-        own = adapter_tokenizer(place, model) if place else None
+        model, tokenizer = load(source, adapter=adapter, **options)
+        own = adapter_tokenizer(adapter, model) if adapter else None
     return model, own or tokenizer
 
 

@@ -209,6 +209,14 @@ def test_double_quantized_scales_are_the_references(isa, count):
         assert_same_bits(native.dequantize_scales(*got), reference.dequantize_scales(*got))
 
 
+def test_the_mean_of_scales_is_summed_in_float64_and_in_order(isa):
+    many_ones = torch.where(torch.arange(70_000) < 256, 2.0**24, 1.0)
+    assert native.quantize_scales(many_ones)[2] == torch.tensor((256 * 2**24 + 70_000 - 256) / 70_000)
+    # In order each 2^-30 is lost beside 2^24; in any other order they add up and tip 2^24 + 1, a tie of float32, upward.
+    tipping = torch.cat([torch.tensor([2.0**24, 1.0]), torch.full((254,), 2.0**-30)])
+    assert native.quantize_scales(tipping)[2] == reference.quantize_scales(tipping)[2] == 2.0**24 / 256
+
+
 @given(st.lists(st.floats(0, 2.0**100, width=32), min_size=1, max_size=600))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_scales_give_the_references_bits(isa, numbers):

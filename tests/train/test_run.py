@@ -220,6 +220,7 @@ def test_chats_take_their_template_along(recipe: Callable[..., Recipe], tmp_path
     path.write_text("".join(json.dumps(line) + "\n" for line in texts))
     result = train(recipe(data={"train": str(path)}, train={"max_steps": 2}))
     assert result.template == "comment-reply"
+    assert f"--adapter {result.adapter_dir} --template comment-reply" in result.report.read_text()
     tokenizer = load_tokenizer_of_adapter(result.adapter_dir)
     asked = tokenizer.apply_chat_template([{"role": "user", "content": "q"}], tokenize=False, add_generation_prompt=True)
     assert asked == "<s>### Comment: q ### REPLY:"

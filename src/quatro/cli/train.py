@@ -117,4 +117,4 @@ def show(result: "Result") -> None:
     )
     out.print(f"adapter and report: {result.output_dir} (report.md, loss.png)", soft_wrap=True, markup=False)
     out.print("Talk with it:")
-    out.print(f"  quatro chat {result.recipe.model} --adapter {result.adapter_dir}", soft_wrap=True, markup=False, style="bold")
+    out.print(f"  {result.chat_command}", soft_wrap=True, markup=False, style="bold")

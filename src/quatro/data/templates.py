@@ -17,6 +17,7 @@ from quatro.format.errors import DatasetError, TemplateError, did_you_mean
 
 SHIPPED = ("alpaca", "chatml", "comment-reply")
 SUFFIXES = (".jinja", ".jinja2", ".j2", ".txt")
+OWN = "the tokenizer's own"
 NATURAL = {"comment-reply": "comment-reply"}
 WITHOUT_OWN = {"instruction": "alpaca"}
 GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -54,7 +55,7 @@ def choose_template(choice: str, tokenizer: Tokenizer, kind: str = "messages") -
         return _shipped(NATURAL[kind])
     own = _own(tokenizer)
     if own is not None:
-        return Template("the tokenizer's own", own)
+        return Template(OWN, own)
     if kind in WITHOUT_OWN:
         return _shipped(WITHOUT_OWN[kind])
     raise TemplateError(

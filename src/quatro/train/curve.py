@@ -1,10 +1,12 @@
 """loss.png: how the loss fell, in training and on what was held out."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 TRAIN, HELD, INK = "#9db7d5", "#c0392b", "#333333"
@@ -29,12 +31,20 @@ def draw_losses(history: Sequence[dict[str, Any]], file: Path, title: str) -> No
     axes.set_ylabel("loss (nats per token)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(x=0.02, y=0.12)
+    _begin_at_zero(axes)
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.legend(frameon=False, loc="upper right")
     figure.savefig(file, format="png")
+
+
+def _begin_at_zero(axes: Any) -> None:
+    """Where the loss falls to a small part of what it was; elsewhere zero would only press the curve together."""
+    low, high = axes.dataLim.y0, axes.dataLim.y1
+    if 0 <= low < 0.25 * high < math.inf:
+        axes.set_ylim(bottom=0)
 
 
 def _draw_held(axes: Any, steps: list[int], losses: list[float]) -> None:
@@ -51,4 +61,5 @@ def _draw_held(axes: Any, steps: list[int], losses: list[float]) -> None:
             color=HELD,
             fontsize=9,
             fontweight="bold",
+            path_effects=[withStroke(linewidth=3, foreground="white")],
         )

@@ -58,7 +58,7 @@ def _use(result: Result) -> str:
         "## Use",
         "",
         "```",
-        f"quatro chat {result.recipe.model} --adapter {result.adapter_dir}",
+        result.chat_command,
         "```",
         "",
         f"The adapter is in `{result.adapter_dir}`, in PEFT's layout, with its tokenizer and the chat template it was trained "

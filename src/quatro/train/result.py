@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from quatro.data.summary import DataSummary
+from quatro.data.templates import OWN
 from quatro.train.recipe import Recipe
 
 
@@ -33,6 +34,12 @@ class Result:
     trainable: int
     parameters: int
     resumed_from: int | None
+
+    @property
+    def chat_command(self) -> str:
+        """How to talk with the adapter; a template that is not the tokenizer's own is named."""
+        own = self.template in (None, OWN)
+        return f"quatro chat {self.recipe.model} --adapter {self.adapter_dir}" + ("" if own else f" --template {self.template}")
 
     def as_dict(self) -> dict[str, Any]:
         """For --json."""

@@ -161,7 +161,9 @@ class _Run:
         with whole_file(path / LOG) as file:
             self.trainer.state.save_to_json(str(file))
         with whole_file(path / FIGURE) as file:
-            draw_losses(result.history, file, f"{path.name}: {Path(self.recipe.model).name}, {self.recipe.method}")
+            draw_losses(
+                result.history, file, f"{path.name}: an adapter on {Path(self.recipe.model).name} ({self.recipe.method})"
+            )
         with whole_file(path / REPORT) as file:
             write_report(result, file)
 

@@ -27,7 +27,9 @@ def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, template:
         model.save_pretrained(staging)
         (staging / MODEL_CARD).unlink(missing_ok=True)
         tokenizer.save_pretrained(staging)
+    readable = (path / STAGING).stat().st_mode & 0o666
     for file in sorted((path / STAGING).iterdir(), key=lambda file: file.name == "adapter_config.json"):
+        file.chmod(readable)
         file.replace(path / file.name)
     (path / STAGING).rmdir()
 

@@ -3,7 +3,7 @@
     python benchmarks/quantize.py [--size 4096] [--rounds 15] [--threads N]
 
 Two ways to dequantize are measured. "fresh": each call returns a new tensor, as users of both libraries call it; most of that
-is the system handing out memory. "reused": into one buffer again and again, as quatro's layers do in forward; bitsandbytes'
+is the system handing out memory. "reused": into the shared scratch buffer, as quatro's layers do in forward; bitsandbytes'
 own layers allocate afresh each time, so its fresh time stands beside it.
 """
 
@@ -19,6 +19,7 @@ from torch import Tensor
 import quatro
 from quatro.format.codebooks import code_table
 from quatro.kernels import native, reference
+from quatro.kernels.scratch import scratch
 
 BLOCK = 64
 ISAS = native.ISAS[::-1]
@@ -111,15 +112,16 @@ def dequantizing(w: Tensor, dtype: torch.dtype, double_quant: bool = False) -> d
     tensor = quatro.quantize(w.to(dtype), block_size=BLOCK, double_quant=double_quant)
     buffer, table = torch.empty(w.numel(), dtype=dtype), code_table("nf4")
 
-    def into_buffer() -> Tensor:
-        return native.dequantize(tensor.codes.flatten(), tensor.scales, None, table, w.numel(), BLOCK, buffer)
+    def into_scratch() -> Tensor:
+        out = scratch((w.numel(),), dtype, w.device)
+        return native.dequantize(tensor.codes.flatten(), tensor.scales, None, table, w.numel(), BLOCK, out)
 
     contenders: dict[str, Callable[[], object]] = {"bitsandbytes": lambda: rival.dequantize_4bit(packed, state)}
     contenders["memory alone, fresh"] = lambda: torch.empty_like(buffer).fill_(0)
     contenders["memory alone, reused"] = lambda: buffer.fill_(0)
     for isa in ISAS:
         contenders[f"quatro {isa}, fresh"] = under(isa, lambda: tensor.dequantize())
-        contenders[f"quatro {isa}, reused"] = under(isa, into_buffer)
+        contenders[f"quatro {isa}, reused"] = under(isa, into_scratch)
     return contenders
 
 

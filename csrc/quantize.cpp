@@ -58,8 +58,8 @@ void encode(const QuantizeJob &job, int64_t begin, int64_t end, Normalize normal
 }
 
 template <class Format>
-void encode_symmetric(const QuantizeJob &job, int64_t begin, int64_t end, float divisor) {
-  const float limit = job.full_scale, inverse = 1.0f / divisor;
+void encode_symmetric(const QuantizeJob &job, int64_t begin, int64_t end, float inverse, float divisor) {
+  const float limit = job.full_scale;
   const auto clip = [limit](float x) { return std::min(std::max(x, -limit), limit); };
   if (end - begin == job.block)
     encode<Format>(job, begin, end, [=](float x) { return clip(x * inverse); });
@@ -78,11 +78,15 @@ int64_t quantize(const QuantizeJob &job, int64_t first, int64_t last) {
   for (int64_t b = first; b < last; ++b) {
     const int64_t begin = b * job.block, end = std::min(job.count, begin + job.block);
     const Extremes found = extremes<Format>(job, begin, end);
-    if (!found.finite()) return b;
-    if (job.zeros)
-      encode_affine<Format>(job, begin, end, write_affine(job, b, found));
-    else
-      encode_symmetric<Format>(job, begin, end, write_symmetric(job, b, found));
+    float inverse;
+    Affine affine;
+    if (job.zeros) {
+      if (!write_scales(job, b, &found, 1, &affine)) return b;
+      encode_affine<Format>(job, begin, end, affine);
+    } else {
+      if (!write_scales(job, b, &found.magnitude, 1, &inverse)) return b;
+      encode_symmetric<Format>(job, begin, end, inverse, divisor_of(job.scales[b]));
+    }
   }
   return -1;
 }

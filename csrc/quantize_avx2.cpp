@@ -8,9 +8,31 @@
 namespace quatro {
 namespace {
 
+// The largest of `count` 16-bit numbers without their signs, which order as their magnitudes do.
+uint16_t largest_half(const uint16_t *w, int64_t count) {
+  __m256i largest = _mm256_setzero_si256();
+  for (int64_t i = 0; i < count; i += 16) {
+    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(w + i));
+    largest = _mm256_max_epu16(largest, _mm256_and_si256(bits, _mm256_set1_epi16(0x7fff)));
+  }
+  const __m128i eight = _mm_max_epu16(_mm256_castsi256_si128(largest), _mm256_extracti128_si256(largest, 1));
+  const __m128i inverted = _mm_minpos_epu16(_mm_xor_si128(eight, _mm_set1_epi16(-1)));
+  return static_cast<uint16_t>(~_mm_cvtsi128_si32(inverted));
+}
+
 struct WideFloat32 {
   using Stored = float;
   static __m256 load(const float *p) { return _mm256_loadu_ps(p); }
+  static uint32_t magnitude(const float *w, int64_t count) {
+    __m256i largest = _mm256_setzero_si256();
+    for (int64_t i = 0; i < count; i += 8) {
+      const __m256i bits = _mm256_castps_si256(_mm256_loadu_ps(w + i));
+      largest = _mm256_max_epu32(largest, _mm256_and_si256(bits, _mm256_set1_epi32(0x7fffffff)));
+    }
+    __m128i half = _mm_max_epu32(_mm256_castsi256_si128(largest), _mm256_extracti128_si256(largest, 1));
+    half = _mm_max_epu32(half, _mm_shuffle_epi32(half, 0x4e));
+    return static_cast<uint32_t>(_mm_cvtsi128_si32(_mm_max_epu32(half, _mm_shuffle_epi32(half, 0xb1))));
+  }
 };
 
 struct WideBFloat16 {
@@ -19,6 +41,7 @@ struct WideBFloat16 {
     const __m128i stored = _mm_loadu_si128(reinterpret_cast<const __m128i *>(p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(stored), 16));
   }
+  static uint32_t magnitude(const uint16_t *w, int64_t count) { return uint32_t{largest_half(w, count)} << 16; }
 };
 
 struct WideFloat16 {
@@ -26,6 +49,7 @@ struct WideFloat16 {
   static __m256 load(const uint16_t *p) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
   }
+  static uint32_t magnitude(const uint16_t *w, int64_t count) { return bits_of(_cvtsh_ss(largest_half(w, count))); }
 };
 
 // Binary search of the position, highest bit first. A comparison gives 0 or -1: found = 2 * found - comparison.
@@ -75,30 +99,23 @@ class Packer {
   __m256i order_;
 };
 
-uint32_t largest(__m256i x) {
-  __m128i half = _mm_max_epu32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
-  half = _mm_max_epu32(half, _mm_shuffle_epi32(half, 0x4e));
-  return static_cast<uint32_t>(_mm_cvtsi128_si32(_mm_max_epu32(half, _mm_shuffle_epi32(half, 0xb1))));
-}
-
 float smallest(__m256 x) {
   __m128 half = _mm_min_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
   half = _mm_min_ps(half, _mm_movehl_ps(half, half));
   return _mm_cvtss_f32(_mm_min_ss(half, _mm_movehdup_ps(half)));
 }
 
-template <class Format, bool affine>
+// NaN is lost in a minimum, but not in a sum of zeros: 0 * x is 0 for every finite x.
+template <class Format>
 Extremes extremes(const typename Format::Stored *w, int64_t count) {
-  __m256i magnitude = _mm256_setzero_si256();
-  __m256 low = Format::load(w), high = low;
+  __m256 low = Format::load(w), high = low, poison = _mm256_setzero_ps();
   for (int64_t i = 0; i < count; i += 8) {
     const __m256 x = Format::load(w + i);
-    magnitude = _mm256_max_epu32(magnitude, _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffffff)));
-    if (affine) low = _mm256_min_ps(low, x), high = _mm256_max_ps(high, x);
+    low = _mm256_min_ps(low, x), high = _mm256_max_ps(high, x);
+    poison = _mm256_fmadd_ps(x, _mm256_setzero_ps(), poison);
   }
-  Extremes found = {largest(magnitude), 0.0f, 0.0f};
-  if (affine) found.low = smallest(low), found.high = -smallest(_mm256_xor_ps(high, _mm256_set1_ps(-0.0f)));
-  return found;
+  const bool finite = !_mm256_movemask_ps(_mm256_cmp_ps(poison, poison, _CMP_UNORD_Q));
+  return {finite ? 0 : kInfinityBits, smallest(low), -smallest(_mm256_xor_ps(high, _mm256_set1_ps(-0.0f)))};
 }
 
 // While a weight is encoded the one `ahead` of it is fetched: computing hides the memory, and no page end stops it.
@@ -117,16 +134,18 @@ void encode(const Search &search, const Packer &packer, const typename Format::S
 
 // value = scale * table
 struct SymmetricRule {
-  static constexpr bool kAffine = false;
+  using Found = uint32_t;
   using Scale = float;
-  static Scale write(const QuantizeJob &job, int64_t block, const Extremes &found) {
-    return write_symmetric(job, block, found);
+
+  template <class Format>
+  static Found measure(const typename Format::Stored *w, int64_t count) {
+    return Format::magnitude(w, count);
   }
 
   class Normalize {
    public:
-    Normalize(const QuantizeJob &job, float divisor)
-        : inverse_(_mm256_set1_ps(1.0f / divisor)),
+    Normalize(const QuantizeJob &job, float inverse)
+        : inverse_(_mm256_set1_ps(inverse)),
           lowest_(_mm256_set1_ps(-job.full_scale)),
           highest_(_mm256_set1_ps(job.full_scale)) {}
     __m256 operator()(__m256 x) const {
@@ -140,10 +159,12 @@ struct SymmetricRule {
 
 // value = scale * (table - zero)
 struct AffineRule {
-  static constexpr bool kAffine = true;
+  using Found = Extremes;
   using Scale = Affine;
-  static Scale write(const QuantizeJob &job, int64_t block, const Extremes &found) {
-    return write_affine(job, block, found);
+
+  template <class Format>
+  static Found measure(const typename Format::Stored *w, int64_t count) {
+    return extremes<Format>(w, count);
   }
 
   class Normalize {
@@ -165,17 +186,17 @@ int64_t quantize(const QuantizeJob &job, int64_t first, int64_t last) {
   const Packer packer(job);
   const auto *weights = static_cast<const typename Format::Stored *>(job.weights);
   const int64_t batch = batch_of(job.block);
+  typename Rule::Found found[kMostBatched];
   typename Rule::Scale scales[kMostBatched];
   for (int64_t start = first; start < last; start += batch) {
-    const int64_t end = start + batch < last ? start + batch : last;
-    for (int64_t b = start; b < end; ++b) {
-      const Extremes found = extremes<Format, Rule::kAffine>(weights + b * job.block, job.block);
-      if (!found.finite()) return b;
-      scales[b - start] = Rule::write(job, b, found);
-    }
-    for (int64_t b = start; b < end; ++b)
-      encode<Format>(search, packer, weights + b * job.block, job.block, batch * job.block,
-                     job.codes + b * job.block / 2, typename Rule::Normalize(job, scales[b - start]));
+    const int64_t blocks = batch < last - start ? batch : last - start;
+    const auto *w = weights + start * job.block;
+    for (int64_t b = 0; b < blocks; ++b) found[b] = Rule::template measure<Format>(w + b * job.block, job.block);
+    const int64_t good = write_scales(job, start, found, blocks, scales);
+    if (good < blocks) return start + good;
+    for (int64_t b = 0; b < blocks; ++b)
+      encode<Format>(search, packer, w + b * job.block, job.block, batch * job.block,
+                     job.codes + (start + b) * job.block / 2, typename Rule::Normalize(job, scales[b]));
   }
   return -1;
 }

@@ -8,9 +8,26 @@
 namespace quatro {
 namespace {
 
+// The largest of `count` 16-bit numbers without their signs, which order as their magnitudes do.
+uint16_t largest_half(const uint16_t *w, int64_t count) {
+  __m512i largest = _mm512_setzero_si512();
+  for (int64_t i = 0; i < count; i += 32)
+    largest = _mm512_max_epu16(largest, _mm512_and_si512(_mm512_loadu_si512(w + i), _mm512_set1_epi16(0x7fff)));
+  const __m256i half = _mm256_max_epu16(_mm512_castsi512_si256(largest), _mm512_extracti64x4_epi64(largest, 1));
+  const __m128i eight = _mm_max_epu16(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+  const __m128i inverted = _mm_minpos_epu16(_mm_xor_si128(eight, _mm_set1_epi16(-1)));
+  return static_cast<uint16_t>(~_mm_cvtsi128_si32(inverted));
+}
+
 struct WideFloat32 {
   using Stored = float;
   static __m512 load(const float *p) { return _mm512_loadu_ps(p); }
+  static uint32_t magnitude(const float *w, int64_t count) {
+    __m512i largest = _mm512_setzero_si512();
+    for (int64_t i = 0; i < count; i += 16)
+      largest = _mm512_max_epu32(largest, _mm512_and_si512(_mm512_loadu_si512(w + i), _mm512_set1_epi32(0x7fffffff)));
+    return _mm512_reduce_max_epu32(largest);
+  }
 };
 
 struct WideBFloat16 {
@@ -19,6 +36,7 @@ struct WideBFloat16 {
     const __m256i stored = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(stored), 16));
   }
+  static uint32_t magnitude(const uint16_t *w, int64_t count) { return uint32_t{largest_half(w, count)} << 16; }
 };
 
 struct WideFloat16 {
@@ -26,6 +44,7 @@ struct WideFloat16 {
   static __m512 load(const uint16_t *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
   }
+  static uint32_t magnitude(const uint16_t *w, int64_t count) { return bits_of(_cvtsh_ss(largest_half(w, count))); }
 };
 
 // Binary search of the position, highest bit first. The third and fourth threshold stand at the index found so far.
@@ -76,18 +95,17 @@ class Packer {
   __m512i order_, in_order_;
 };
 
-template <class Format, bool affine>
+// NaN is lost in a minimum, but not in a sum of zeros: 0 * x is 0 for every finite x.
+template <class Format>
 Extremes extremes(const typename Format::Stored *w, int64_t count) {
-  __m512i magnitude = _mm512_setzero_si512();
-  __m512 low = Format::load(w), high = low;
+  __m512 low = Format::load(w), high = low, poison = _mm512_setzero_ps();
   for (int64_t i = 0; i < count; i += 16) {
     const __m512 x = Format::load(w + i);
-    magnitude = _mm512_max_epu32(magnitude, _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff)));
-    if (affine) low = _mm512_min_ps(low, x), high = _mm512_max_ps(high, x);
+    low = _mm512_min_ps(low, x), high = _mm512_max_ps(high, x);
+    poison = _mm512_fmadd_ps(x, _mm512_setzero_ps(), poison);
   }
-  Extremes found = {_mm512_reduce_max_epu32(magnitude), 0.0f, 0.0f};
-  if (affine) found.low = _mm512_reduce_min_ps(low), found.high = _mm512_reduce_max_ps(high);
-  return found;
+  const bool finite = !_mm512_cmp_ps_mask(poison, poison, _CMP_UNORD_Q);
+  return {finite ? 0 : kInfinityBits, _mm512_reduce_min_ps(low), _mm512_reduce_max_ps(high)};
 }
 
 // While a weight is encoded the one `ahead` of it is fetched: computing hides the memory, and no page end stops it.
@@ -111,16 +129,18 @@ void encode(const Search &search, const Packer &packer, const typename Format::S
 
 // value = scale * table
 struct SymmetricRule {
-  static constexpr bool kAffine = false;
+  using Found = uint32_t;
   using Scale = float;
-  static Scale write(const QuantizeJob &job, int64_t block, const Extremes &found) {
-    return write_symmetric(job, block, found);
+
+  template <class Format>
+  static Found measure(const typename Format::Stored *w, int64_t count) {
+    return Format::magnitude(w, count);
   }
 
   class Normalize {
    public:
-    Normalize(const QuantizeJob &job, float divisor)
-        : inverse_(_mm512_set1_ps(1.0f / divisor)),
+    Normalize(const QuantizeJob &job, float inverse)
+        : inverse_(_mm512_set1_ps(inverse)),
           lowest_(_mm512_set1_ps(-job.full_scale)),
           highest_(_mm512_set1_ps(job.full_scale)) {}
     __m512 operator()(__m512 x) const {
@@ -134,10 +154,12 @@ struct SymmetricRule {
 
 // value = scale * (table - zero)
 struct AffineRule {
-  static constexpr bool kAffine = true;
+  using Found = Extremes;
   using Scale = Affine;
-  static Scale write(const QuantizeJob &job, int64_t block, const Extremes &found) {
-    return write_affine(job, block, found);
+
+  template <class Format>
+  static Found measure(const typename Format::Stored *w, int64_t count) {
+    return extremes<Format>(w, count);
   }
 
   class Normalize {
@@ -160,17 +182,17 @@ int64_t quantize(const QuantizeJob &job, int64_t first, int64_t last) {
   const Packer packer(job);
   const auto *weights = static_cast<const typename Format::Stored *>(job.weights);
   const int64_t batch = batch_of(job.block);
+  typename Rule::Found found[kMostBatched];
   typename Rule::Scale scales[kMostBatched];
   for (int64_t start = first; start < last; start += batch) {
-    const int64_t end = start + batch < last ? start + batch : last;
-    for (int64_t b = start; b < end; ++b) {
-      const Extremes found = extremes<Format, Rule::kAffine>(weights + b * job.block, job.block);
-      if (!found.finite()) return b;
-      scales[b - start] = Rule::write(job, b, found);
-    }
-    for (int64_t b = start; b < end; ++b)
-      encode<Format>(search, packer, weights + b * job.block, job.block, batch * job.block,
-                     job.codes + b * job.block / 2, typename Rule::Normalize(job, scales[b - start]));
+    const int64_t blocks = batch < last - start ? batch : last - start;
+    const auto *w = weights + start * job.block;
+    for (int64_t b = 0; b < blocks; ++b) found[b] = Rule::template measure<Format>(w + b * job.block, job.block);
+    const int64_t good = write_scales(job, start, found, blocks, scales);
+    if (good < blocks) return start + good;
+    for (int64_t b = 0; b < blocks; ++b)
+      encode<Format>(search, packer, w + b * job.block, job.block, batch * job.block,
+                     job.codes + (start + b) * job.block / 2, typename Rule::Normalize(job, scales[b]));
   }
   return -1;
 }

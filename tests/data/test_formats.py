@@ -70,7 +70,7 @@ def test_an_unusable_row_says_why(name: str, values: object, said: str) -> None:
 
 
 def test_unknown_fields_are_named_with_the_forms_that_are_known(jsonl: Callable[..., Path]) -> None:
-    with pytest.raises(DatasetError, match=r"Line 1 has the fields 'question', 'answer'\. Rename .* prompt and completion"):
+    with pytest.raises(DatasetError, match=r"Line 1 has the fields 'question', 'answer'\. Rename .*; prompt and completion;"):
         choose_format(read_rows(jsonl({"question": "q", "answer": "a"})))
 
 

@@ -73,9 +73,9 @@ def _recognized(row: Row) -> str | None:
 def _nothing_fits(rows: Rows, head: list[Row]) -> str:
     first = head[0]
     has = _fields(first.values) if isinstance(first.values, dict) else f"a {type(first.values).__name__}, not an object"
-    forms = "; ".join(f"{format.name}: {format.needs}" for format in FORMATS.values())
+    forms = "; ".join(format.needs for format in FORMATS.values())
     place = f"{rows.unit.capitalize()} {first.number}"
-    return f"{rows.path}: no row has a form that quatro knows. {place} has {has}. Rename the fields to one of: {forms}"
+    return f"{rows.path}: no row has a form that quatro knows. {place} has {has}. Rename the fields so that rows have one of: {forms}"
 
 
 def _fields(values: Fields) -> str:

@@ -88,9 +88,11 @@ def _parsed(path: Path, number: int, line: str) -> object:
         return json.loads(line)
     except json.JSONDecodeError as error:
         cut = " (the line is cut off?)" if error.pos >= len(line.rstrip()) - 1 or "Unterminated" in error.msg else ""
-        raise DatasetError(
-            f"{path}, line {number} is not JSON: {error.msg} at column {error.colno}{cut}. Repair or delete the line"
-        ) from None
+        raise DatasetError(f"{path}, line {number} is not JSON: {_said(error)}{cut}. Repair or delete the line") from None
+
+
+def _said(error: json.JSONDecodeError) -> str:
+    return f"{error.msg.removesuffix(' at')} at column {error.colno}"
 
 
 def _json(path: Path) -> Iterator[Row]:
@@ -116,7 +118,7 @@ def _array(path: Path, text: str) -> list[object]:
     try:
         found = json.loads(text)
     except json.JSONDecodeError as error:
-        raise DatasetError(f"{path}, line {error.lineno} is not JSON: {error.msg} at column {error.colno}. Repair it") from None
+        raise DatasetError(f"{path}, line {error.lineno} is not JSON: {_said(error)}. Repair it") from None
     if not isinstance(found, list):
         kind = "one JSON object" if isinstance(found, dict) else f"a JSON {type(found).__name__}"
         raise DatasetError(f"{path} is {kind}; expected {EXPECTED['.json']}")

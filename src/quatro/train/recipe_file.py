@@ -42,7 +42,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         values = parse_yaml(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
+        raise RecipeError(f"{file} is not YAML: {_said(error)}") from None
     if not isinstance(values, dict):
         said = "is empty" if values is None else f"holds a {type(values).__name__}"
         raise RecipeError(f"{file} {said}; a recipe is a mapping with model, data and output_dir")
@@ -82,7 +82,14 @@ def _split(override: str) -> tuple[str, Any]:
     try:
         return path, parse_yaml(text)
     except yaml.YAMLError as error:
-        raise RecipeError(f"the value of {path} is not YAML: {' '.join(str(error).split())}") from None
+        raise RecipeError(f"the value of {path} is not YAML: {_said(error)}") from None
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        return f"{error.problem} at line {mark.line + 1}, column {mark.column + 1}"
+    return " ".join(str(error).split())
 
 
 def _check_path(path: str) -> None:

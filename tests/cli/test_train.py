@@ -84,6 +84,9 @@ def test_a_dry_run_shows_the_whole_recipe_and_trains_nothing(run: Run, model: st
     assert "2 steps" in rest
     assert json.loads(run(*flags, "--json")[1])["steps"] == 2
     assert not (tmp_path / "run").exists()
+    code, _, err = run(*flags, "--output-dir", str(tmp_path))
+    assert code == 2
+    assert "is not empty and holds no run of quatro" in err
 
 
 @pytest.mark.parametrize(

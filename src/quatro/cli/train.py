@@ -45,7 +45,7 @@ def train(
     }
     recipe = read_recipe(words or [], {key: value for key, value in flags.items() if value is not None})
     if dry_run:
-        show_plan(recipe, as_json)
+        show_plan(recipe, resume, overwrite, as_json)
         return
     with busy("loading libraries"):
         from quatro.train.run import train as run
@@ -89,14 +89,16 @@ def _check_flags(flags: dict[str, Any], words: list[str]) -> None:
         )
 
 
-def show_plan(recipe: "Recipe", as_json: bool) -> None:
+def show_plan(recipe: "Recipe", resume: bool, overwrite: bool, as_json: bool) -> None:
     """The complete recipe and what its data come to."""
     with busy("reading the data"):
         import yaml
 
+        from quatro.train.directory import open_directory
         from quatro.train.run import planned, prepare_data, resolve
 
         recipe, tokenizer = resolve(recipe)
+        open_directory(recipe, resume, overwrite)
         data = prepare_data(recipe, tokenizer)
         plan: dict[str, Any] = planned(recipe, data)
     if as_json:

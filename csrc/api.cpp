@@ -96,15 +96,6 @@ int64_t first_non_finite(const QuantizeJob &job, int64_t block) {
   return first_non_finite<Float32>(job.weights, begin, end);
 }
 
-float ordered_mean(const float *values, int64_t count, int threads) {
-  const PlainFloats rules;
-  double sums[kLanes], total = 0.0;
-  for_ranges(kLanes, useful_threads(count, threads),
-             [&](int64_t first, int64_t last) { sum_lanes(values, count, first, last, sums); });
-  for (double sum : sums) total += sum;
-  return static_cast<float>(total / static_cast<double>(count));
-}
-
 // Whether an output is too large to be in a cache still when it is read again. Then writing around the caches saves
 // reading what is overwritten: twice the speed. Not so for fresh memory, which the system has just cleared through them.
 bool should_stream(void *out, int64_t bytes) {
@@ -176,7 +167,8 @@ int quatro_quantize_scales(const float *scales, int64_t n, int64_t group, const 
   if (n < 1 || !valid_sizes(n, group, threads) || !floats(thresholds) || !ascending(thresholds, 255) ||
       !floats(scales) || !codes || !floats(group_absmax) || !floats(mean))
     return QUATRO_BAD_ARGUMENT;
-  *mean = ordered_mean(scales, n, threads);
+  const PlainFloats rules;
+  *mean = ordered_mean(scales, n);
   const QuantizeScalesJob job = {scales, n, group, thresholds, *mean, codes, group_absmax};
   return run_blocks(job, group, kQuantizeScales, isa, threads) < 0 ? QUATRO_OK : QUATRO_NON_FINITE;
 }

@@ -9,7 +9,6 @@ namespace quatro {
 
 constexpr float kSmallestScale = 1e-38f;  // scales are not divided by below this
 constexpr int64_t kUnit = 32;             // weights that a SIMD step turns into 16 bytes; blocks are multiples of it
-constexpr int kLanes = 256;               // partial sums of the mean of the scales
 
 struct QuantizeJob {
   const void *weights;
@@ -68,8 +67,8 @@ void dequantize_scales_scalar(const DequantizeScalesJob &job, int64_t first, int
 void dequantize_scales_avx2(const DequantizeScalesJob &job, int64_t first, int64_t last);
 void dequantize_scales_avx512(const DequantizeScalesJob &job, int64_t first, int64_t last);
 
-// sums[j] for j in [first, last): the float64 sum of elements j, j + kLanes, j + 2 kLanes, ... in this order.
-void sum_lanes(const float *values, int64_t count, int64_t first, int64_t last, double *sums);
+// The mean in float64, in an order that does not depend on threads or instruction sets, rounded once.
+float ordered_mean(const float *values, int64_t count);
 
 }  // namespace quatro
 

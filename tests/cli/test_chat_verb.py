@@ -1,5 +1,6 @@
 """quatro chat."""
 
+import codecs
 import json
 import os
 import pty
@@ -204,6 +205,7 @@ class Terminal:
             command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
         )
         os.close(theirs)
+        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self.seen, self.passed, self.until = "", 0, time.monotonic() + 300
 
     def wait_for(self, text):
@@ -222,7 +224,7 @@ class Terminal:
         assert time.monotonic() < self.until, f"{complaint}; seen: {self.seen[self.passed :]!r}"
         if select.select([self.ours], [], [], 1)[0]:
             try:
-                self.seen += os.read(self.ours, 4096).decode(errors="replace")
+                self.seen += self.decoder.decode(os.read(self.ours, 4096))
             except OSError:
                 raise AssertionError(f"{complaint} before it ended; seen: {self.seen!r}") from None
 

@@ -66,6 +66,7 @@ def test_without_a_verb_the_help_is_shown_with_the_verbs_in_their_order(run):
         (ZeroDivisionError("by zero"), 1, "quatro: unexpected ZeroDivisionError: by zero\n"),
         (OSError(28, "No space left on device", "out.bin"), 1, "quatro: no space left on device: out.bin\n"),
         (KeyboardInterrupt(), 130, "quatro: stopped\n"),
+        (typer.Abort(), 130, "quatro: stopped\n"),
     ],
 )
 def test_an_error_is_one_sentence_and_a_code(error, code, sentence):

@@ -71,7 +71,7 @@ def test_the_oldest_turns_are_left_out_and_it_is_said_once(tokenizer, caplog):
             say(chat, f"question {number:02} ".ljust(30, "."))
     read = [tokenizer.decode(ids[0]) for ids in prompts if ids.shape[1] > 1]
     assert all(len(tokenizer(text)["input_ids"]) + 40 <= WINDOW for text in read)
-    assert all("<|system|>S<|end|>" in text for text in read)
+    assert all("<|system|>S<|end|><|user|>" in text for text in read), "a question and its answer go together"
     assert "question 11" in read[-1]
     assert "question 10" in read[-1]
     assert "question 00" not in read[-1]

@@ -43,11 +43,14 @@ def compare(
     if data is None and prompts is None:
         raise InputError("compare needs something to compare on: --data with held-out rows, --prompts with questions, or both")
     check_output(output)
+    from quatro.data.rows import read_rows
     from quatro.evaluate import compare as judge
     from quatro.evaluate import read_prompts
     from quatro.evaluate.render import table
 
     asked = read_prompts(prompts) if prompts else ()
+    if data:
+        read_rows(data)  # a broken file is refused before the model is loaded
     loaded, tokenizer = load_model(model, adapter)
     held = _held(data, loaded, tokenizer, format, template, limit)
     with progress_bars() as progress:

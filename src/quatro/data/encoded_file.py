@@ -95,7 +95,7 @@ class _Account:
         for piece in windows(found, self.max_length) if isinstance(example, Text) else [found]:
             self.builder.add(piece)
             self.row_keys.append(row_key)
-            self.keys.append(fingerprint(piece))
+            self.keys.append(row_key if piece is found else fingerprint(piece))
 
     def closed(self) -> EncodedFile:
         """The file's sequences. Raises DatasetError if there are none."""

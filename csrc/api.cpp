@@ -1,57 +1,31 @@
 // The plain C interface: every argument is checked before a pointer is followed, then blocks are dealt out to threads.
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <limits>
 
+#include "arguments.h"
 #include "convert.h"
-#include "cpu.h"
-#include "kernels.h"
 #include "pages.h"
 #include "parallel.h"
-#include "quatro.h"
 
 namespace quatro {
 namespace {
 
-constexpr int64_t kMostElements = int64_t{1} << 48, kLargestBlock = 1 << 16;
-constexpr int64_t kWeightsPerThread = 1 << 15;    // waking a thread costs about what this many weights take
 constexpr int64_t kMostKept = int64_t{12} << 20;  // bytes; a cache of many cores keeps less of ours than its size says
-constexpr int kMostThreads = 1024;
 
-bool aligned(const void *pointer, size_t bytes) { return reinterpret_cast<uintptr_t>(pointer) % bytes == 0; }
-bool floats(const float *pointer) { return pointer && aligned(pointer, alignof(float)); }
-bool valid_dtype(int dtype) { return dtype == QUATRO_F32 || dtype == QUATRO_BF16 || dtype == QUATRO_F16; }
-size_t width(int dtype) { return dtype == QUATRO_F32 ? 4 : 2; }
-bool weights(const void *pointer, int dtype) { return pointer && aligned(pointer, width(dtype)); }
 bool valid_sizes(int64_t n, int64_t block, int threads) {
-  return n >= 0 && n <= kMostElements && block > 0 && block <= kLargestBlock && block % kUnit == 0 && threads >= 1 &&
-         threads <= kMostThreads;
+  return valid_count(n) && valid_block(block) && valid_threads(threads);
 }
-bool valid_isa(int isa) { return isa >= QUATRO_SCALAR && isa <= best_isa(); }
 bool ascending(const float *values, int count) {
   for (int i = 0; i < count; ++i)
     if (std::isnan(values[i]) || (i && values[i] < values[i - 1])) return false;
   return true;
-}
-bool finite(const float *values, int count) {
-  return std::all_of(values, values + count, [](float x) { return std::isfinite(x); });
 }
 bool valid_order(const uint8_t *order) {
   return std::all_of(order, order + 16, [](uint8_t code) { return code < 16; });
 }
 
 int64_t blocks_of(int64_t n, int64_t block) { return (n + block - 1) / block; }
-int useful_threads(int64_t n, int threads) {
-  return static_cast<int>(std::min<int64_t>(threads, std::max<int64_t>(1, n / kWeightsPerThread)));
-}
-
-// The kernels of each instruction set, by quatro_isa.
-#if defined(QUATRO_X86)
-#define QUATRO_TWINS(name) {name##_scalar, name##_avx2, name##_avx512}
-#else
-#define QUATRO_TWINS(name) {name##_scalar, name##_scalar, name##_scalar}
-#endif
 constexpr decltype(&quantize_scalar) kQuantize[] = QUATRO_TWINS(quantize);
 constexpr decltype(&dequantize_scalar) kDequantize[] = QUATRO_TWINS(dequantize);
 constexpr decltype(&quantize_scales_scalar) kQuantizeScales[] = QUATRO_TWINS(quantize_scales);
@@ -132,7 +106,7 @@ int quatro_quantize(const void *w, int dtype, int64_t n, int64_t block, const fl
       !aligned(first_bad, alignof(int64_t)) || !(full_scale > 0.0f) || !std::isfinite(full_scale) ||
       !ascending(thresholds, 15) || !valid_order(order))
     return QUATRO_BAD_ARGUMENT;
-  if (n && (!weights(w, dtype) || !codes || !floats(scales) || !aligned(zeros, alignof(float))))
+  if (n && (!numbers(w, dtype) || !codes || !floats(scales) || !aligned(zeros, alignof(float))))
     return QUATRO_BAD_ARGUMENT;
   QuantizeJob job = {w, dtype, n, block, {}, {}, 0, full_scale, codes, scales, zeros};
   std::copy(thresholds, thresholds + 15, job.thresholds);
@@ -152,7 +126,7 @@ int quatro_dequantize(const uint8_t *codes, int64_t n, int64_t block, const floa
   if (!valid_isa(isa)) return QUATRO_BAD_ISA;
   if (!valid_dtype(dtype) || !valid_sizes(n, block, threads) || !floats(table) || !finite(table, 16))
     return QUATRO_BAD_ARGUMENT;
-  if (n && (!codes || !floats(scales) || !aligned(zeros, alignof(float)) || !weights(out, dtype)))
+  if (n && (!codes || !floats(scales) || !aligned(zeros, alignof(float)) || !numbers(out, dtype)))
     return QUATRO_BAD_ARGUMENT;
   DequantizeJob job = {
       codes, n, block, {}, scales, zeros, out, dtype, should_stream(out, n * static_cast<int64_t>(width(dtype)))};

@@ -34,9 +34,9 @@ int detect() {
   const unsigned osxsave = bit(27), avx = bit(28), fma = bit(12), f16c = bit(29);
   if (!all(one.c, osxsave | avx | fma | f16c)) return QUATRO_SCALAR;
   const unsigned saved = saved_registers(), vector_state = 0x06, mask_state = 0xe0;
-  const unsigned avx2 = bit(5), f = bit(16), dq = bit(17), bw = bit(30), vl = bit(31), vbmi = bit(1);
+  const unsigned avx2 = bit(5), f = bit(16), dq = bit(17), bw = bit(30), vl = bit(31), vbmi = bit(1), vnni = bit(11);
   if (!all(saved, vector_state) || !all(seven.b, avx2)) return QUATRO_SCALAR;
-  if (!all(saved, mask_state) || !all(seven.b, f | dq | bw | vl) || !all(seven.c, vbmi)) return QUATRO_AVX2;
+  if (!all(saved, mask_state) || !all(seven.b, f | dq | bw | vl) || !all(seven.c, vbmi | vnni)) return QUATRO_AVX2;
   return QUATRO_AVX512;
 }
 

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "fork.h"
+
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
@@ -27,23 +29,28 @@ class PlainFloats {
 #endif
 };
 
-// body(first, last) on consecutive shares of [0, items). The shares depend on the number of threads alone.
+// body(first, last, share) on consecutive shares of [0, items). The shares depend on the number of threads alone.
 template <class Body>
-void for_ranges(int64_t items, int threads, const Body &body) {
+void for_shares(int64_t items, int threads, const Body &body) {
 #if defined(_OPENMP)
-  if (threads > 1) {
+  if (threads > 1 && !quatro::in_forked_child()) {
 #pragma omp parallel num_threads(threads)
     {
       const PlainFloats rules;
       const int64_t team = omp_get_num_threads(), me = omp_get_thread_num();
-      body(items * me / team, items * (me + 1) / team);
+      body(items * me / team, items * (me + 1) / team, me);
     }
     return;
   }
 #endif
   (void)threads;
   const PlainFloats rules;
-  body(int64_t{0}, items);
+  body(int64_t{0}, items, int64_t{0});
+}
+
+template <class Body>
+void for_ranges(int64_t items, int threads, const Body &body) {
+  for_shares(items, threads, [&](int64_t first, int64_t last, int64_t) { body(first, last); });
 }
 
 }  // namespace

@@ -19,11 +19,11 @@ extern "C" {
 #define QUATRO_API __attribute__((visibility("default")))
 #endif
 
-#define QUATRO_ABI 1
+#define QUATRO_ABI 2
 
 enum quatro_status { QUATRO_OK = 0, QUATRO_BAD_ARGUMENT = 1, QUATRO_NON_FINITE = 2, QUATRO_BAD_ISA = 3 };
 enum quatro_dtype { QUATRO_F32 = 0, QUATRO_BF16 = 1, QUATRO_F16 = 2 };
-/* The instruction sets a function can be asked for. AVX2 means AVX2, FMA and F16C; AVX512 adds F, BW, VL, DQ and VBMI. */
+/* The instruction sets a function can be asked for. AVX2 means AVX2, FMA and F16C; AVX512 adds F, BW, VL, DQ, VBMI and VNNI. */
 enum quatro_isa { QUATRO_SCALAR = 0, QUATRO_AVX2 = 1, QUATRO_AVX512 = 2 };
 
 QUATRO_API int quatro_abi(void);
@@ -59,6 +59,39 @@ QUATRO_API int quatro_quantize_scales(const float *scales, int64_t n, int64_t gr
 /* out[i] = map[code] * group_absmax + mean: a float32 multiply, then a float32 add, no fused multiply-add. */
 QUATRO_API int quatro_dequantize_scales(const uint8_t *codes, int64_t n, int64_t group, const float *map,
                                         const float *group_absmax, float mean, float *out, int isa, int threads);
+
+/* A frozen weight (outputs, inputs), row-major: its codes, and how they are read. inputs is a multiple of block.
+ * Scales are absmax (outputs * inputs / block) float32 or, where absmax is NULL, nested: one byte each, read as
+ * map[byte] * group_absmax[index / group] + *mean. zeros, affine only: value = scale * (table - zero). */
+struct quatro_weight {
+  const uint8_t *codes;
+  int64_t outputs, inputs, block;
+  const float *table; /* 16, by code */
+  const float *absmax;
+  const uint8_t *nested;
+  int64_t group;
+  const float *map; /* 256 */
+  const float *group_absmax;
+  const float *mean; /* one */
+  const float *zeros;
+};
+
+/* Bytes that a product of `rows` rows needs beside its arguments, or -1 for sizes that no product has. */
+QUATRO_API int64_t quatro_product_workspace(int64_t outputs, int64_t inputs, int64_t block, int64_t rows, int threads);
+
+/* out (rows, outputs) = x (rows, inputs) W^T + bias, both of dtype; bias (outputs) float32 or NULL.
+ *
+ * steps: 16 integers of magnitude 4095 or less with table[i] ~ steps[i] / steps_per_one: they take the table's place.
+ * Activations become integers of 64 (of 32, where block is 32) with a common scale. Products are summed as integers within
+ * such a unit, and over units in float32 in ascending order with fused multiply-adds. The bits are the same for every isa,
+ * number of threads and number of rows. A row with a NaN or an Inf gives an output row of NaN.
+ * workspace: quatro_product_workspace bytes, aligned to 64; nothing else is allocated. No argument may overlap out or it. */
+QUATRO_API int quatro_linear(const struct quatro_weight *weight, const int16_t *steps, float steps_per_one, const void *x,
+                             int dtype, int64_t rows, const float *bias, void *out, void *workspace, int isa, int threads);
+
+/* out (rows, inputs) = g (rows, outputs) W: the gradient to the input, by the same means. Units are 32 outputs. */
+QUATRO_API int quatro_linear_backward(const struct quatro_weight *weight, const void *g, int dtype, int64_t rows, void *out,
+                                      void *workspace, int isa, int threads);
 
 #ifdef __cplusplus
 }

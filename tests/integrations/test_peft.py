@@ -46,7 +46,7 @@ def test_gradients_reach_the_adapter_and_equal_those_of_the_dense_twin(quantized
     peft(IDS, labels=IDS).loss.backward()
     for name, parameter in peft.named_parameters():
         if parameter.requires_grad:
-            assert (parameter.grad - gradients[name]).norm() <= 1e-4 * parameter.grad.norm() + 1e-9, name
+            assert (parameter.grad - gradients[name]).norm() <= 2e-3 * parameter.grad.norm() + 1e-9, name
 
 
 def test_a_training_step_moves_the_adapter_and_not_one_bit_of_the_base(quantized):

@@ -286,7 +286,7 @@ def fresh_load():
 def test_a_library_that_is_missing_broken_or_of_another_time_is_a_refusal(fresh_load, monkeypatch, tmp_path):
     cpu = torch.device("cpu")
     monkeypatch.setattr(native, "ABI", 99)
-    assert native.refusal(cpu) == "is built for interface 1, this quatro needs 99; build it again with `pip install .`"
+    assert native.refusal(cpu) == "is built for interface 2, this quatro needs 99; build it again with `pip install .`"
     native._load.cache_clear()
     (tmp_path / "broken.so").write_text("not a library")
     monkeypatch.setattr(native, "FILE", str(tmp_path / "broken.so"))

@@ -18,9 +18,10 @@ def parts(layer):
 
 def test_every_op_passes_torchs_own_check(layer):
     x = torch.randn(3, 128, requires_grad=True)
-    choices = ("nf4", None, 64, torch.float32, "high", "reference")
-    torch.library.opcheck(ops.linear, (x, *parts(layer), layer.bias, *choices))
-    torch.library.opcheck(ops.linear_backward, (torch.randn(3, 48), *parts(layer), *choices))
+    for backend, precision in (("reference", "high"), ("native", "high"), ("native", "exact")):
+        choices = ("nf4", None, 64, torch.float32, precision, backend)
+        torch.library.opcheck(ops.linear, (x, *parts(layer), layer.bias, *choices))
+        torch.library.opcheck(ops.linear_backward, (torch.randn(3, 48), *parts(layer), *choices))
     torch.library.opcheck(ops.quantize, (torch.randn(301), "nf4", None, True, 64, "reference"))
     torch.library.opcheck(ops.quantize, (torch.randn(300), "int4", None, False, 64, "reference"))
     torch.library.opcheck(ops.quantize_scales, (torch.rand(300), "reference"))
@@ -37,11 +38,13 @@ def test_the_product_compiles_as_one_graph_with_the_same_bits(layer):
     assert torch.equal(eager, compiled)
     compiled.sum().backward()
     expected = torch.ones(5, 48) @ layer.dequantize()
-    torch.testing.assert_close(x.grad, expected, rtol=0, atol=1e-5)
+    assert (x.grad - expected).norm() <= 2e-4 * expected.norm()
 
 
 def test_one_scratch_buffer_serves_all_products_and_is_as_large_as_the_largest_weight():
     layers = [Linear4bit.from_linear(torch.nn.Linear(inputs, 64)) for inputs in (64, 512, 128)]
+    for layer in layers:
+        layer.precision = "exact"
     for layer in layers:
         layer(torch.randn(2, layer.in_features)).sum()
     assert scratch_bytes() >= 512 * 64 * 4

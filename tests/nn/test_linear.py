@@ -13,8 +13,9 @@ SPECS = [QuantSpec(), QuantSpec(double_quant=False), QuantSpec("fp4"), QuantSpec
 WIDTHS = [128, 172, 64, 30]
 
 
-def layer_and_dense(spec=None, inputs=128, outputs=48, bias=True):
+def layer_and_dense(spec=None, inputs=128, outputs=48, bias=True, precision="high"):
     layer = Linear4bit.from_linear(torch.nn.Linear(inputs, outputs, bias=bias), spec or QuantSpec())
+    layer.precision = precision
     weight = layer.dequantize().double()
     offset = layer.bias.detach().double() if bias else None
     return layer, lambda x: torch.nn.functional.linear(x, weight, offset)
@@ -23,13 +24,21 @@ def layer_and_dense(spec=None, inputs=128, outputs=48, bias=True):
 @pytest.mark.parametrize("inputs", WIDTHS)
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_output_and_gradient_equal_the_dense_product_in_float64(spec, inputs):
-    layer, dense = layer_and_dense(spec, inputs)
+    # A float32 dot product of n terms errs by at most about sqrt(n) * 2^-24 of its terms' norm; 8 leaves room for its order.
+    assert_equals_dense(*layer_and_dense(spec, inputs, precision="exact"), inputs, 8 * inputs**0.5 * 2**-24)
+
+
+@pytest.mark.parametrize("inputs", WIDTHS)
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_at_high_precision_output_and_gradient_err_by_less_than_two_parts_in_ten_thousand(spec, inputs):
+    assert_equals_dense(*layer_and_dense(spec, inputs), inputs, 2e-4)
+
+
+def assert_equals_dense(layer, dense, inputs, bound):
     x = torch.randn(3, 5, inputs, requires_grad=True)
     wide = x.detach().double().requires_grad_()
     layer(x).square().sum().backward()
     dense(wide).square().sum().backward()
-    # A float32 dot product of n terms errs by at most about sqrt(n) * 2^-24 of its terms' norm; 8 leaves room for its order.
-    bound = 8 * inputs**0.5 * 2**-24
     output, expected = layer(x).detach().double(), dense(wide).detach()
     assert (output - expected).norm() <= bound * expected.norm()
     assert (x.grad.double() - wide.grad).norm() <= 2 * bound * wide.grad.norm()
@@ -37,7 +46,7 @@ def test_output_and_gradient_equal_the_dense_product_in_float64(spec, inputs):
 
 
 def test_a_tenth_of_a_percent_wrong_scale_would_exceed_the_bound():
-    layer, dense = layer_and_dense(QuantSpec(double_quant=False))
+    layer, dense = layer_and_dense(QuantSpec(double_quant=False), precision="exact")
     layer.absmax *= 1.001
     x = torch.randn(5, 128)
     expected = dense(x.double())
@@ -70,7 +79,7 @@ def test_the_output_has_the_inputs_dtype(dtype):
     x = torch.randn(4, 128).to(dtype)
     assert layer(x).dtype == dtype
     error = (layer(x).double() - dense(x.double())).norm() / dense(x.double()).norm()
-    assert error <= {torch.float32: 1e-6, torch.bfloat16: 6e-3, torch.float16: 6e-4}[dtype]
+    assert error <= {torch.float32: 2e-4, torch.bfloat16: 6e-3, torch.float16: 8e-4}[dtype]
 
 
 def test_buffers_have_their_dtypes_whatever_the_default_dtype_is():
@@ -131,6 +140,7 @@ def test_gpt2s_transposed_layer_becomes_the_same_product():
     assert (layer.in_features, layer.out_features) == (128, 48)
     assert (layer(x) - conv(x)).norm() / conv(x).norm() < 0.15
     expected = torch.nn.functional.linear(x, layer.dequantize(), conv.bias)
+    layer.precision = "exact"
     torch.testing.assert_close(layer(x), expected)
 
 

@@ -15,6 +15,7 @@ from quatro.format.codebooks import CodeTable
 from quatro.format.errors import BackendError, did_you_mean
 from quatro.kernels import native, reference
 from quatro.kernels.compiling import constant_when_compiled
+from quatro.kernels.products import StoredWeight
 
 logger = logging.getLogger("quatro")
 
@@ -42,6 +43,15 @@ class Backend(Protocol):
 
     def dequantize_scales(self, codes: Tensor, group_absmax: Tensor, mean: Tensor) -> Tensor:
         """8-bit codes -> scales."""
+
+    def integer_refusal(self, weight: StoredWeight) -> str | None:
+        """Why this backend has no integer product for a weight, or None."""
+
+    def integer_linear(self, x: Tensor, weight: StoredWeight, bias: Tensor | None) -> Tensor:
+        """x (rows, in) -> (rows, out) in x's dtype."""
+
+    def integer_linear_backward(self, grad: Tensor, weight: StoredWeight) -> Tensor:
+        """grad (rows, out) -> (rows, in) in grad's dtype."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +107,19 @@ def chosen_name(device_type: str) -> str:
 def by_name(name: str) -> Backend:
     """The backend that `chosen_name` named."""
     return next(backend for backend in ORDER if name == backend.NAME)
+
+
+def takes_integers(kernels: Backend, weight: StoredWeight) -> bool:
+    """Whether a backend has an integer product for a weight. Where native has none it says so, once a reason."""
+    refusal = kernels.integer_refusal(weight)
+    if refusal is not None and kernels is native:
+        _say_float_once(refusal)
+    return refusal is None
+
+
+@lru_cache(maxsize=64)
+def _say_float_once(refusal: str) -> None:
+    logger.warning("quatro multiplies some weights in floating point, slower than it could: %s", refusal)
 
 
 @lru_cache(maxsize=64)

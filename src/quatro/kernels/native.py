@@ -18,13 +18,16 @@ import quatro.kernels
 from quatro.format.codebooks import CODES, CodeTable
 from quatro.format.dynamic_map import signed_dynamic_map, signed_dynamic_thresholds
 from quatro.format.errors import BackendError, InputError, NonFiniteError, ShapeError, did_you_mean
-from quatro.format.layout import GROUP, block_count, code_bytes, group_count
+from quatro.format.integer_steps import has_integer_steps, integer_steps
+from quatro.format.layout import GROUP, block_count, code_bytes, group_count, rows_hold_whole_blocks
+from quatro.kernels.products import StoredWeight
 from quatro.kernels.reference import check_finite
+from quatro.kernels.scratch import scratch
 
 logger = logging.getLogger("quatro")
 
 NAME = "native"
-ABI = 1
+ABI = 2
 ISAS = ("scalar", "avx2", "avx512")
 """Instruction sets by their number in quatro.h, each containing the ones before."""
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -43,7 +46,26 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "quatro_dequantize": (_int, [_pointer, _int64, _int64, _pointer, _pointer, _pointer, _pointer, _int, _int, _int]),
     "quatro_quantize_scales": (_int, [_pointer, _int64, _int64, _pointer, _pointer, _pointer, _pointer, _int, _int]),
     "quatro_dequantize_scales": (_int, [_pointer, _int64, _int64, _pointer, _pointer, _float, _pointer, _int, _int]),
+    "quatro_product_workspace": (_int64, [_int64, _int64, _int64, _int64, _int]),
+    "quatro_linear": (
+        _int,
+        [_pointer, _pointer, _float, _pointer, _int, _int64, _pointer, _pointer, _pointer, _int, _int],
+    ),
+    "quatro_linear_backward": (_int, [_pointer, _pointer, _int, _int64, _pointer, _pointer, _int, _int]),
 }
+LINE = 64
+"""Alignment of a product's workspace."""
+
+
+class _Weight(ctypes.Structure):
+    """quatro_weight. kept_alive: what its addresses point to and nobody else holds."""
+
+    kept_alive: tuple[object, ...]
+
+    _fields_ = [
+        ("codes", _pointer), ("outputs", _int64), ("inputs", _int64), ("block", _int64), ("table", _pointer), ("absmax", _pointer),
+        ("nested", _pointer), ("group", _int64), ("map", _pointer), ("group_absmax", _pointer), ("mean", _pointer), ("zeros", _pointer),
+    ]  # fmt: skip
 
 
 def refusal(device: torch.device) -> str | None:
@@ -113,6 +135,95 @@ def dequantize_scales(codes: Tensor, group_absmax: Tensor, mean: Tensor) -> Tens
     arguments = (_map_values(), group_absmax.data_ptr(), mean.item(), scales.data_ptr())
     _check(_library().quatro_dequantize_scales(codes.data_ptr(), count, GROUP, *arguments, *_machine()))
     return scales
+
+
+def integer_refusal(weight: StoredWeight) -> str | None:
+    """Why a weight has no integer product here, or None."""
+    _, inputs = weight.shape
+    if not rows_hold_whole_blocks(inputs, weight.block_size):
+        return f"blocks of {weight.block_size} do not divide rows of {inputs}"
+    if not has_integer_steps(weight.table):
+        return f"the values of table {weight.table.name} are too small to be shares of an absmax"
+    return None
+
+
+def integer_linear(x: Tensor, weight: StoredWeight, bias: Tensor | None) -> Tensor:
+    """x (rows, in) -> x W^T + bias (rows, out) in x's dtype: products of 16-bit integers, summed exactly a unit of 64 at a time.
+
+    The bits depend on nothing but the arguments. Relative error below 5e-4 (docs/numerics.md). A row with a NaN or an Inf becomes NaN.
+    """
+    outputs, inputs = weight.shape
+    x, dtype = x.contiguous(), _dtype_of("x", x.contiguous())
+    _expect("x", x, x.dtype, x.shape[0] * inputs)
+    bias = None if bias is None else bias.float().contiguous()
+    if bias is not None:
+        _expect("bias", bias, torch.float32, outputs)
+    out = torch.empty(x.shape[0], outputs, dtype=x.dtype)
+    steps, steps_per_one = _steps(weight.table)
+    arguments = (x.data_ptr(), dtype, x.shape[0], _address(bias), out.data_ptr(), _workspace(weight, x.shape[0]))
+    _check(_library().quatro_linear(_weight(weight), steps, steps_per_one, *arguments, *_machine()))
+    return out
+
+
+def integer_linear_backward(grad: Tensor, weight: StoredWeight) -> Tensor:
+    """grad (rows, out) -> grad W (rows, in) in grad's dtype, as integer_linear."""
+    outputs, inputs = weight.shape
+    grad, dtype = grad.contiguous(), _dtype_of("grad", grad.contiguous())
+    _expect("grad", grad, grad.dtype, grad.shape[0] * outputs)
+    out = torch.empty(grad.shape[0], inputs, dtype=grad.dtype)
+    arguments = (grad.data_ptr(), dtype, grad.shape[0], out.data_ptr(), _workspace(weight, grad.shape[0]))
+    _check(_library().quatro_linear_backward(_weight(weight), *arguments, *_machine()))
+    return out
+
+
+def _weight(weight: StoredWeight) -> "ctypes._Pointer[_Weight] | object":
+    """The C view of a weight, after every part of it was found to be as large as the kernels will read."""
+    outputs, inputs = weight.shape
+    blocks, nested = outputs * inputs // weight.block_size, weight.nested_absmax is not None
+    _expect("codes", weight.codes, torch.uint8, outputs * inputs // 2)
+    _expect("absmax", weight.absmax, torch.uint8 if nested else torch.float32, blocks)
+    for name, part, count in (
+        ("nested_absmax", weight.nested_absmax, group_count(blocks)),
+        ("nested_offset", weight.nested_offset, 1),
+        ("zeros", weight.zeros, blocks),
+    ):
+        if part is not None:
+            _expect(name, part, torch.float32, count)
+    absmax, mean = weight.absmax.data_ptr(), _address(weight.nested_offset)
+    scales = (None, absmax) if nested else (absmax, None)
+    parts = (*scales, _address(weight.nested_absmax), mean, _address(weight.zeros))
+    return ctypes.byref(_weight_at(weight.table, weight.codes.data_ptr(), outputs, inputs, weight.block_size, *parts))
+
+
+@lru_cache(maxsize=8192)
+def _weight_at(
+    table: CodeTable,
+    codes: int,
+    outputs: int,
+    inputs: int,
+    block_size: int,
+    absmax: int | None,
+    nested: int | None,
+    group_absmax: int | None,
+    mean: int | None,
+    zeros: int | None,
+) -> _Weight:
+    """Addresses and sizes only, so that a layer's is made once."""
+    values, scale_map = _values(table), _map_values()
+    addresses = ctypes.addressof(values), absmax, nested, GROUP, ctypes.addressof(scale_map), group_absmax, mean, zeros
+    found = _Weight(codes, outputs, inputs, block_size, *addresses)
+    found.kept_alive = values, scale_map
+    return found
+
+
+def _workspace(weight: StoredWeight, rows: int) -> int:
+    """The address of memory for one product, on the shared scratch buffer."""
+    outputs, inputs = weight.shape
+    size = _library().quatro_product_workspace(outputs, inputs, weight.block_size, rows, torch.get_num_threads())
+    if size < 0:
+        raise ShapeError(f"no product has {rows} rows with a weight of {outputs} x {inputs} in blocks of {weight.block_size}")
+    address = scratch((size + LINE,), torch.uint8, weight.codes.device).data_ptr()
+    return -(-address // LINE) * LINE
 
 
 @lru_cache(maxsize=1)
@@ -208,6 +319,12 @@ def _search_tables(table: CodeTable) -> tuple[ctypes.Array[ctypes.c_float], ctyp
 @lru_cache(maxsize=256)
 def _values(table: CodeTable) -> ctypes.Array[ctypes.c_float]:
     return _floats(table.padded_values)
+
+
+@lru_cache(maxsize=256)
+def _steps(table: CodeTable) -> tuple[ctypes.Array[ctypes.c_int16], float]:
+    steps, steps_per_one = integer_steps(table)
+    return (ctypes.c_int16 * CODES)(*steps), steps_per_one
 
 
 @lru_cache(maxsize=1)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from quatro.format.codebooks import CodeTable, code_table
 from quatro.format.layout import GROUP, block_count, code_bytes
-from quatro.kernels.dispatch import by_name
-from quatro.kernels.scratch import scratch
+from quatro.kernels.dispatch import by_name, takes_integers
+from quatro.kernels.products import StoredWeight, dequantize_into, float_linear, float_linear_backward
 
 
 @torch.library.custom_op("quatro::quantize", mutates_args=())
@@ -75,8 +75,8 @@ def dequantize(
 ) -> Tensor:
     """-> weights of `shape` and `dtype`."""
     out = torch.empty(tuple(shape), dtype=dtype, device=codes.device)
-    _dequantize_into(out, codes, absmax, nested_absmax, nested_offset, zeros, quant_type, table, block_size, backend)
-    return out
+    weight = _stored(codes, absmax, nested_absmax, nested_offset, zeros, quant_type, table, block_size)
+    return dequantize_into(out, weight, by_name(backend))
 
 
 @dequantize.register_fake
@@ -112,12 +112,21 @@ def linear(
     precision: str,
     backend: str,
 ) -> Tensor:
-    """x (..., in) -> x @ W^T + bias (..., out) in x's dtype; codes (out, in / 2). The product runs in compute_dtype."""
-    weight = _scratch_weight(
-        codes, absmax, nested_absmax, nested_offset, zeros, quant_type, table, block_size, compute_dtype, backend
+    """x (..., in) -> x @ W^T + bias (..., out) in x's dtype; codes (out, in / 2).
+
+    precision "high" takes the backend's integer product where it has one for this weight; "exact" computes in float32. What
+    is neither runs in compute_dtype.
+    """
+    kernels, weight = (
+        by_name(backend),
+        _stored(codes, absmax, nested_absmax, nested_offset, zeros, quant_type, table, block_size),
     )
-    wide_bias = None if bias is None else bias.to(compute_dtype)
-    return torch.nn.functional.linear(x.to(compute_dtype), weight, wide_bias).to(x.dtype)
+    rows = x.reshape(-1, x.shape[-1])
+    if precision == "high" and takes_integers(kernels, weight):
+        product = kernels.integer_linear(rows, weight, bias)
+    else:
+        product = float_linear(rows, weight, bias, _float_dtype(precision, compute_dtype), kernels)
+    return product.view(*x.shape[:-1], codes.shape[0])
 
 
 @linear.register_fake
@@ -154,11 +163,17 @@ def linear_backward(
     precision: str,
     backend: str,
 ) -> Tensor:
-    """grad (..., out) -> grad @ W (..., in) in grad's dtype: the gradient to the input."""
-    weight = _scratch_weight(
-        codes, absmax, nested_absmax, nested_offset, zeros, quant_type, table, block_size, compute_dtype, backend
+    """grad (..., out) -> grad @ W (..., in) in grad's dtype: the gradient to the input, computed as in `linear`."""
+    kernels, weight = (
+        by_name(backend),
+        _stored(codes, absmax, nested_absmax, nested_offset, zeros, quant_type, table, block_size),
     )
-    return torch.matmul(grad.to(compute_dtype), weight).to(grad.dtype)
+    rows = grad.reshape(-1, grad.shape[-1])
+    if precision == "high" and takes_integers(kernels, weight):
+        product = kernels.integer_linear_backward(rows, weight)
+    else:
+        product = float_linear_backward(rows, weight, _float_dtype(precision, compute_dtype), kernels)
+    return product.view(*grad.shape[:-1], codes.shape[1] * 2)
 
 
 @linear_backward.register_fake
@@ -199,8 +214,7 @@ def _table(quant_type: str, values: Sequence[float] | None, symmetric: bool) -> 
     return code_table(quant_type, None if values is None else tuple(values), symmetric)
 
 
-def _dequantize_into(
-    out: Tensor,
+def _stored(
     codes: Tensor,
     absmax: Tensor,
     nested_absmax: Tensor | None,
@@ -209,30 +223,10 @@ def _dequantize_into(
     quant_type: str,
     table: Sequence[float] | None,
     block_size: int,
-    backend: str,
-) -> None:
-    kernels = by_name(backend)
-    scales = absmax.flatten()
-    if nested_absmax is not None and nested_offset is not None:
-        scales = kernels.dequantize_scales(scales, nested_absmax.flatten(), nested_offset)
-    flat_zeros = None if zeros is None else zeros.flatten()
+) -> StoredWeight:
     meaning = _table(quant_type, table, zeros is None)
-    kernels.dequantize(codes.flatten(), scales, flat_zeros, meaning, out.numel(), block_size, out.flatten())
+    return StoredWeight(codes, absmax, nested_absmax, nested_offset, zeros, meaning, block_size)
 
 
-def _scratch_weight(
-    codes: Tensor,
-    absmax: Tensor,
-    nested_absmax: Tensor | None,
-    nested_offset: Tensor | None,
-    zeros: Tensor | None,
-    quant_type: str,
-    table: Sequence[float] | None,
-    block_size: int,
-    dtype: torch.dtype,
-    backend: str,
-) -> Tensor:
-    """The dense weight (out, in) on the shared scratch buffer."""
-    weight = scratch((codes.shape[0], codes.shape[1] * 2), dtype, codes.device)
-    _dequantize_into(weight, codes, absmax, nested_absmax, nested_offset, zeros, quant_type, table, block_size, backend)
-    return weight
+def _float_dtype(precision: str, compute_dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if precision == "exact" else compute_dtype

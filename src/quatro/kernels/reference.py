@@ -9,8 +9,9 @@ from torch import Tensor
 
 from quatro.format.codebooks import CodeTable
 from quatro.format.dynamic_map import signed_dynamic_map, signed_dynamic_thresholds
-from quatro.format.errors import NonFiniteError
+from quatro.format.errors import BackendError, NonFiniteError
 from quatro.format.layout import GROUP, SMALLEST_SCALE
+from quatro.kernels.products import StoredWeight
 
 NAME = "reference"
 LANES = 256
@@ -90,6 +91,21 @@ def dequantize_scales(codes: Tensor, group_absmax: Tensor, mean: Tensor) -> Tens
     """Scales (blocks,) float32: map[code] * absmax of its group, plus the mean; each step rounded to float32."""
     values = torch.tensor(signed_dynamic_map(), dtype=torch.float32, device=codes.device)[codes.long()]
     return values * _per_weight(group_absmax, GROUP, codes.numel()) + mean
+
+
+def integer_refusal(weight: StoredWeight) -> str | None:
+    """Why there is no integer product here: the reference multiplies in floating point."""
+    return "the reference multiplies in floating point"
+
+
+def integer_linear(x: Tensor, weight: StoredWeight, bias: Tensor | None) -> Tensor:
+    """Not here; see integer_refusal."""
+    raise BackendError("the reference has no integer product")
+
+
+def integer_linear_backward(grad: Tensor, weight: StoredWeight) -> Tensor:
+    """Not here; see integer_refusal."""
+    raise BackendError("the reference has no integer product")
 
 
 def ordered_mean(scales: Tensor) -> Tensor:

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "arguments.h"
+#include "dense.h"
 #include "parallel.h"
 
 namespace quatro {
@@ -12,6 +13,7 @@ namespace {
 constexpr decltype(&integer_rows_scalar) kIntegerRows[] = QUATRO_TWINS(integer_rows);
 constexpr decltype(&linear_scalar) kLinear[] = QUATRO_TWINS(linear);
 constexpr decltype(&linear_backward_scalar) kLinearBackward[] = QUATRO_TWINS(linear_backward);
+constexpr decltype(&dense_scalar) kDense[] = QUATRO_TWINS(dense);
 constexpr decltype(&dequantize_scales_scalar) kDequantizeScales[] = QUATRO_TWINS(dequantize_scales);
 
 constexpr int kLargestStep = 4095;
@@ -180,6 +182,22 @@ int quatro_linear_backward(const struct quatro_weight *weight, const void *g, in
   make_integers(g, dtype, weight->outputs, kBackwardFull, job.rows, isa, threads);
   const int64_t each = whole_lines(backward_memory(rows, weight->outputs));
   run_groups(job, groups_of(weight->inputs, kBackwardInputs), kLinearBackward, pieces.take<char>(0), each, isa, threads);
+  return QUATRO_OK;
+}
+
+int quatro_dense_linear(const void *weight, int weight_dtype, int64_t outputs, int64_t inputs, const float *x, int64_t rows,
+                        const float *bias, float *out, int isa, int threads) {
+  if (!valid_isa(isa)) return QUATRO_BAD_ISA;
+  if ((weight_dtype != QUATRO_BF16 && weight_dtype != QUATRO_F16) || outputs <= 0 || inputs <= 0 || outputs > kMostSide ||
+      inputs > kMostSide || outputs > kMostElements / inputs || rows < 0 || rows > kMostRows ||
+      rows > kMostElements / std::max(outputs, inputs) || !valid_threads(threads) || !numbers(weight, weight_dtype) ||
+      !aligned(bias, alignof(float)))
+    return QUATRO_BAD_ARGUMENT;
+  if (!rows) return QUATRO_OK;
+  if (!floats(x) || !floats(out)) return QUATRO_BAD_ARGUMENT;
+  const DenseJob job = {static_cast<const uint16_t *>(weight), weight_dtype, outputs, inputs, x, rows, bias, out};
+  for_ranges(outputs, useful_threads(outputs * inputs * rows, threads),
+             [&](int64_t first, int64_t last) { kDense[isa](job, first, last); });
   return QUATRO_OK;
 }
 

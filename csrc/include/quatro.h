@@ -93,6 +93,12 @@ QUATRO_API int quatro_linear(const struct quatro_weight *weight, const int16_t *
 QUATRO_API int quatro_linear_backward(const struct quatro_weight *weight, const void *g, int dtype, int64_t rows, void *out,
                                       void *workspace, int isa, int threads);
 
+/* out (rows, outputs) = x (rows, inputs) W^T + bias in float32, for a dense W (outputs, inputs) of bfloat16 or float16, which is
+ * read once for every four rows and never copied. bias (outputs) or NULL. Sixteen partial sums in a fixed order (csrc/dense.h):
+ * the bits are the same for every isa, number of threads and number of rows. */
+QUATRO_API int quatro_dense_linear(const void *weight, int weight_dtype, int64_t outputs, int64_t inputs, const float *x,
+                                   int64_t rows, const float *bias, float *out, int isa, int threads);
+
 #ifdef __cplusplus
 }
 #endif

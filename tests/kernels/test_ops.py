@@ -81,8 +81,8 @@ def test_the_product_of_a_16_bit_head_is_that_of_its_float32_copy_and_trains():
     out.square().sum().backward()
     wide, x2 = weight.detach().float().requires_grad_(), x.detach().clone().requires_grad_()
     torch.nn.functional.linear(x2, wide).square().sum().backward()
-    assert torch.equal(out, torch.nn.functional.linear(x, weight.float()))
-    torch.testing.assert_close(x.grad, x2.grad)
+    torch.testing.assert_close(out, torch.nn.functional.linear(x, weight.float()))
+    assert (x.grad - x2.grad).norm() <= 16 * 128**0.5 * 2**-24 * x2.grad.norm()
     torch.testing.assert_close(weight.grad, wide.grad.bfloat16())
 
 

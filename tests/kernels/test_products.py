@@ -12,7 +12,7 @@ import quatro
 from quatro.format.codebooks import code_table
 from quatro.format.errors import ShapeError
 from quatro.format.integer_steps import LARGEST_STEP, has_integer_steps, integer_steps
-from quatro.kernels import native, reference
+from quatro.kernels import compute, native, reference
 from quatro.kernels.products import StoredWeight, float_linear
 
 ISAS = [isa for isa in native.ISAS if native.ISAS.index(isa) <= native._library().quatro_best_isa()]
@@ -191,6 +191,34 @@ def test_what_does_not_fit_is_refused_before_memory_is_touched(isa):
         native.integer_linear(torch.randn(2, 128), weight._replace(absmax=weight.absmax.flatten()[:-1]), None)
     with pytest.raises(ShapeError, match="nested_offset is 2"):
         native.integer_linear(torch.randn(2, 128), weight._replace(nested_offset=torch.zeros(2)), None)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("outputs", "inputs"), [(1, 1), (5, 16), (7, 33), (64, 100), (33, 2048), (4, 31)])
+def test_a_dense_16_bit_head_is_multiplied_in_float32_with_the_same_bits_everywhere(isa, outputs, inputs, dtype):
+    weight, bias = torch.randn(outputs, inputs).to(dtype), torch.randn(outputs)
+    for rows in (1, 2, 3, 4, 9):
+        x = torch.randn(rows, inputs)
+        y = native.dense_linear(x, weight, bias)
+        expected = x.double() @ weight.double().T + bias
+        # Sixteen partial sums: of inputs / 16 terms each, and four additions more.
+        bound = 8 * (inputs / 16 + 4) ** 0.5 * 2**-24
+        assert ((y - expected).abs() <= bound * (x.double().abs() @ weight.double().abs().T + bias.abs())).all()
+        assert torch.equal(y, torch.cat([native.dense_linear(x[i : i + 1], weight, bias) for i in range(rows)]))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("QUATRO_ISA", "scalar")
+            assert torch.equal(y, native.dense_linear(x, weight, bias))
+
+
+def test_many_rows_share_panels_of_a_dense_head_and_few_take_it_as_it_is(monkeypatch):
+    monkeypatch.setattr(compute, "PANEL_BYTES", 4 * 96 * 10)
+    weight, bias = torch.randn(37, 96).bfloat16(), torch.randn(37)
+    for rows in (1, 8, 9, 40):
+        x = torch.randn(rows, 96, requires_grad=True)
+        y = compute.dense_linear(x, weight, bias, torch.float32, torch.float32)
+        torch.testing.assert_close(y, torch.nn.functional.linear(x, weight.float(), bias), rtol=1e-5, atol=1e-5)
+        y.square().sum().backward()
+        torch.testing.assert_close(x.grad, 2 * y.detach() @ weight.float(), rtol=1e-5, atol=1e-4)
 
 
 def test_python_threads_and_a_forked_child_get_the_same_bits():

@@ -1,6 +1,7 @@
 """In which dtype a product runs, and the dense products that must not run in 16 bits on CPUs that only emulate them."""
 
 import logging
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -8,7 +9,9 @@ import torch
 from torch import Tensor
 
 from quatro.format.errors import InputError
+from quatro.kernels import native
 from quatro.kernels.compiling import constant_when_compiled
+from quatro.kernels.dispatch import chosen_name
 from quatro.kernels.scratch import scratch
 
 logger = logging.getLogger("quatro")
@@ -59,13 +62,27 @@ def _say_autocast_is_wide() -> None:
     )
 
 
+FEW_ROWS = 8
+"""Up to here a native product reads a 16-bit weight as it is; more rows share panels of it that were widened."""
+PANEL_BYTES = 4 << 20
+"""Of a weight in the dtype of the product: what fits a cache beside its factors."""
+
+
 @torch.library.custom_op("quatro::dense_linear", mutates_args=())
 def dense_linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, output_dtype: torch.dtype, compute_dtype: torch.dtype
 ) -> Tensor:
-    """x (..., in) @ weight (out, in)^T + bias, with one scratch copy of the weight in compute_dtype that nobody keeps."""
-    wide_bias = None if bias is None else bias.to(compute_dtype)
-    return torch.nn.functional.linear(x.to(compute_dtype), _wide(weight, compute_dtype), wide_bias).to(output_dtype)
+    """x (..., in) @ weight (out, in)^T + bias, computed in compute_dtype without a copy of the weight in it: panels at most."""
+    rows = x.reshape(-1, x.shape[-1]).to(compute_dtype)
+    if rows.shape[0] <= FEW_ROWS and _is_native(weight, compute_dtype):
+        product = native.dense_linear(rows, weight, bias)
+    else:
+        product = rows.new_empty(rows.shape[0], weight.shape[0])
+        for first, panel in _panels(weight, compute_dtype):
+            torch.mm(rows, panel.T, out=product[:, first : first + panel.shape[0]])
+        if bias is not None:
+            product += bias
+    return product.to(output_dtype).view(*x.shape[:-1], weight.shape[0])
 
 
 @dense_linear.register_fake
@@ -75,8 +92,12 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None, output_dtype: torch.dtype,
 
 @torch.library.custom_op("quatro::dense_linear_backward", mutates_args=())
 def dense_linear_backward(grad: Tensor, weight: Tensor, input_dtype: torch.dtype, compute_dtype: torch.dtype) -> Tensor:
-    """grad (..., out) -> grad @ weight (..., in) in input_dtype."""
-    return torch.matmul(grad.to(compute_dtype), _wide(weight, compute_dtype)).to(input_dtype)
+    """grad (..., out) -> grad @ weight (..., in) in input_dtype, computed as in `dense_linear`."""
+    rows = grad.reshape(-1, grad.shape[-1]).to(compute_dtype)
+    product = rows.new_zeros(rows.shape[0], weight.shape[1])
+    for first, panel in _panels(weight, compute_dtype):
+        product.addmm_(rows[:, first : first + panel.shape[0]], panel)
+    return product.to(input_dtype).view(*grad.shape[:-1], weight.shape[1])
 
 
 @dense_linear_backward.register_fake
@@ -84,9 +105,20 @@ def _(grad: Tensor, weight: Tensor, input_dtype: torch.dtype, compute_dtype: tor
     return grad.new_empty((*grad.shape[:-1], weight.shape[1]), dtype=input_dtype)
 
 
-def _wide(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """The weight in dtype: itself, or a copy on the shared scratch buffer."""
-    return weight if weight.dtype == dtype else scratch(tuple(weight.shape), dtype, weight.device).copy_(weight)
+def _is_native(weight: Tensor, compute_dtype: torch.dtype) -> bool:
+    chosen = chosen_name(weight.device.type) == native.NAME
+    return chosen and compute_dtype == torch.float32 and weight.dtype in (torch.bfloat16, torch.float16)
+
+
+def _panels(weight: Tensor, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
+    """(first row, rows of the weight in dtype): the whole weight where it has that dtype, else panels on the shared scratch buffer."""
+    if weight.dtype == dtype:
+        yield 0, weight
+        return
+    height = max(1, PANEL_BYTES // (weight.shape[1] * dtype.itemsize))
+    for first in range(0, weight.shape[0], height):
+        rows = weight[first : first + height]
+        yield first, scratch(tuple(rows.shape), dtype, weight.device).copy_(rows)
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

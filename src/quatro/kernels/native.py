@@ -52,6 +52,10 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
         [_pointer, _pointer, _float, _pointer, _int, _int64, _pointer, _pointer, _pointer, _int, _int],
     ),
     "quatro_linear_backward": (_int, [_pointer, _pointer, _int, _int64, _pointer, _pointer, _int, _int]),
+    "quatro_dense_linear": (
+        _int,
+        [_pointer, _int, _int64, _int64, _pointer, _int64, _pointer, _pointer, _int, _int],
+    ),
 }
 LINE = 64
 """Alignment of a product's workspace."""
@@ -173,6 +177,24 @@ def integer_linear_backward(grad: Tensor, weight: StoredWeight) -> Tensor:
     out = torch.empty(grad.shape[0], inputs, dtype=grad.dtype)
     arguments = (grad.data_ptr(), dtype, grad.shape[0], out.data_ptr(), _workspace(weight, grad.shape[0]))
     _check(_library().quatro_linear_backward(_weight(weight), *arguments, *_machine()))
+    return out
+
+
+def dense_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x (rows, in) float32 -> x W^T + bias (rows, out) float32, for a dense weight (out, in) of 16 bits that is not copied.
+
+    For few rows: the weight is read once for every four of them. The bits depend on nothing but the arguments.
+    """
+    outputs, inputs = weight.shape
+    x, weight, rows = x.contiguous(), weight.contiguous(), x.shape[0]
+    _expect("x", x, torch.float32, rows * inputs)
+    dtype = _dtype_of("weight", weight)
+    if bias is not None:
+        bias = bias.float().contiguous()
+        _expect("bias", bias, torch.float32, outputs)
+    out = torch.empty(rows, outputs)
+    arguments = (weight.data_ptr(), dtype, outputs, inputs, x.data_ptr(), rows, _address(bias), out.data_ptr())
+    _check(_library().quatro_dense_linear(*arguments, *_machine()))
     return out
 
 

@@ -6,6 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from quatro.format.errors import CheckpointError, RecipeError
+from quatro.integrations.fused_lora import FusedLoraLinear
 from quatro.nn import Linear4bit
 from quatro.train.model import adapted_model, reading_length, weight_counts
 from quatro.train.recipe import Recipe
@@ -17,6 +18,7 @@ def test_only_the_adapter_is_trained_on_a_4_bit_base(recipe: Callable[..., Recip
     assert trained
     assert all(".lora_" in name for name in trained)
     assert sum(isinstance(module, Linear4bit) for module in model.modules()) == 2 * 7
+    assert sum(isinstance(module, FusedLoraLinear) for module in model.modules()) == 2 * 7
 
 
 def test_weights_in_4_bits_are_counted_as_weights(recipe: Callable[..., Recipe], base: Path) -> None:

@@ -10,22 +10,29 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from quatro.format.errors import AdapterError
+from quatro.integrations.fused_lora import fuse_adapters
 
 PREFIX = "base_model.model."
 
 
 def attach(model: PreTrainedModel, path: str | Path, name: str = "default", trainable: bool = False) -> PeftModel:
-    """The model with the adapter in directory `path`, in PEFT's layout.
+    """The model with the adapter in directory `path`, in PEFT's layout; its products are fused with those of 4-bit layers.
 
     Raises AdapterError where the directory is no adapter, or one whose shapes do not fit this base; the letter names both.
     """
     directory = Path(path).expanduser()
     _read_adapter_config(directory)
     _check_shapes(model, directory)
+    adapted = _load(model, str(directory), name, trainable)
+    fuse_adapters(adapted)
+    return adapted
+
+
+def _load(model: PreTrainedModel | PeftModel, directory: str, name: str, trainable: bool) -> PeftModel:
     if isinstance(model, PeftModel):
-        model.load_adapter(str(directory), adapter_name=name, is_trainable=trainable)
+        model.load_adapter(directory, adapter_name=name, is_trainable=trainable)
         return model
-    return PeftModel.from_pretrained(model, str(directory), adapter_name=name, is_trainable=trainable)
+    return PeftModel.from_pretrained(model, directory, adapter_name=name, is_trainable=trainable)
 
 
 def _read_adapter_config(directory: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from quatro.format.errors import CheckpointError, RecipeError
+from quatro.integrations.fused_lora import fuse_adapters
 from quatro.integrations.loading import load
 from quatro.integrations.summary import summarize
 from quatro.train.recipe import Lora, Recipe
@@ -23,7 +24,9 @@ def adapted_model(recipe: Recipe) -> PeftModel:
     Raises CheckpointError for a base that cannot be loaded, RecipeError for target_modules it does not have.
     """
     base = load(recipe.model, **recipe.quantization.model_dump())[0] if recipe.method == "qlora" else _as_it_is(recipe.model)
-    return get_peft_model(base, lora_config(recipe.lora, base))
+    model = get_peft_model(base, lora_config(recipe.lora, base))
+    fuse_adapters(model)
+    return model
 
 
 def lora_config(lora: Lora, base: nn.Module) -> LoraConfig:

@@ -393,6 +393,134 @@ void bad_arguments_are_refused() {
   expect(nothing.run() == QUATRO_OK, "no weights need no memory");
 }
 
+// A weight of random codes and scales, plain or nested, symmetric or affine. Vectors have exactly the sizes that are promised.
+struct RandomWeight {
+  std::vector<uint8_t> codes, nested;
+  std::vector<float> table, absmax, zeros, map = std::vector<float>(256), group_absmax, mean = {0.5f};
+  quatro_weight view = {};
+
+  RandomWeight(int64_t outputs, int64_t inputs, int64_t block, bool is_nested, bool affine) {
+    const auto blocks = static_cast<size_t>(outputs * inputs / block);
+    std::normal_distribution<float> normal;
+    codes.resize(static_cast<size_t>(outputs * inputs / 2));
+    for (uint8_t &code : codes) code = static_cast<uint8_t>(randomness());
+    table = affine ? affine_table().values : random_table(16).values;
+    for (float &value : map) value = normal(randomness);
+    group_absmax.assign((blocks + 255) / 256, 0.25f);
+    for (size_t i = 0; i < blocks; ++i) {
+      is_nested ? nested.push_back(static_cast<uint8_t>(randomness())) : absmax.push_back(std::fabs(normal(randomness)));
+      if (affine) zeros.push_back(normal(randomness) + 7.0f);
+    }
+    view = {codes.data(), outputs, inputs, block, table.data(), is_nested ? nullptr : absmax.data(),
+            is_nested ? nested.data() : nullptr, 256, map.data(), group_absmax.data(), mean.data(),
+            affine ? zeros.data() : nullptr};
+  }
+};
+
+struct Memory {  // aligned to a line
+  std::vector<char> bytes;
+  explicit Memory(int64_t size) : bytes(static_cast<size_t>(size) + 64) {}
+  void *start() { return reinterpret_cast<void *>((reinterpret_cast<uintptr_t>(bytes.data()) + 63) / 64 * 64); }
+};
+
+std::vector<float> normal_numbers(int64_t count) {
+  std::vector<float> numbers(static_cast<size_t>(count));
+  for (float &number : numbers) number = std::normal_distribution<float>()(randomness);
+  return numbers;
+}
+
+std::vector<uint8_t> product(const RandomWeight &weight, const std::vector<uint8_t> &x, int dtype, int64_t rows, bool backward,
+                             int isa, int threads) {
+  const quatro_weight &w = weight.view;
+  int16_t steps[16];
+  const float largest = std::fabs(*std::max_element(weight.table.begin(), weight.table.end()));
+  for (int i = 0; i < 16; ++i) steps[i] = static_cast<int16_t>(std::lround(weight.table[i] / largest * 4000.0f));
+  std::vector<uint8_t> out(static_cast<size_t>(rows * (backward ? w.inputs : w.outputs)) * (dtype == QUATRO_F32 ? 4 : 2), 0xff);
+  Memory memory(quatro_product_workspace(w.outputs, w.inputs, w.block, rows, threads));
+  const int status = backward ? quatro_linear_backward(&w, x.data(), dtype, rows, out.data(), memory.start(), isa, threads)
+                              : quatro_linear(&w, steps, 4000.0f / largest, x.data(), dtype, rows, nullptr, out.data(),
+                                              memory.start(), isa, threads);
+  expect(status == QUATRO_OK, "a product returns ok");
+  return out;
+}
+
+void products_agree_across_instruction_sets() {
+  for (int trial = 0; trial < 150; ++trial) {
+    const int64_t block = int64_t{32} << randomness() % 4, inputs = block * (1 + randomness() % 5);
+    const int64_t outputs = 1 + randomness() % 90, rows = 1 + randomness() % 27;
+    const int dtype = trial % 3, threads = 1 + trial % 3;
+    const bool backward = trial % 2;
+    const RandomWeight weight(outputs, inputs, block, trial % 5 < 3, trial % 4 == 3);
+    const std::vector<uint8_t> x = random_weights(rows * (backward ? outputs : inputs), dtype);
+    const std::vector<uint8_t> scalar = product(weight, x, dtype, rows, backward, QUATRO_SCALAR, 1);
+    for (int isa = 0; isa <= quatro_best_isa(); ++isa)
+      expect(same(product(weight, x, dtype, rows, backward, isa, threads), scalar),
+             std::string("a product equals its twin, ") + kIsaNames[isa] + (backward ? " backward" : " forward") +
+                 " outputs=" + std::to_string(outputs) + " inputs=" + std::to_string(inputs) +
+                 " block=" + std::to_string(block) + " rows=" + std::to_string(rows) + " dtype=" + std::to_string(dtype));
+  }
+}
+
+// 64 largest products of one sign: the sum that must still be below 2^31.
+void the_largest_sums_do_not_overflow() {
+  RandomWeight weight(33, 128, 64, false, false);
+  std::fill(weight.codes.begin(), weight.codes.end(), 0);  // the code of the largest value, 1
+  std::fill(weight.absmax.begin(), weight.absmax.end(), 1.0f);
+  for (int isa = 0; isa <= quatro_best_isa(); ++isa)
+    for (int backward = 0; backward < 2; ++backward) {
+      const int64_t count = backward ? 33 : 128, rows = 5;
+      const std::vector<float> ones(static_cast<size_t>(rows * count), 1.0f);
+      std::vector<uint8_t> x(ones.size() * 4);
+      std::memcpy(x.data(), ones.data(), x.size());
+      const std::vector<uint8_t> bytes = product(weight, x, QUATRO_F32, rows, backward, isa, 1);
+      std::vector<float> out(bytes.size() / 4);
+      std::memcpy(out.data(), bytes.data(), bytes.size());
+      for (float y : out) expect(std::fabs(y - static_cast<float>(count)) < 1e-4f * static_cast<float>(count), "a sum of ones");
+    }
+}
+
+void dense_products_agree_across_instruction_sets() {
+  for (int trial = 0; trial < 60; ++trial) {
+    const int64_t outputs = 1 + randomness() % 40, inputs = 1 + randomness() % 200, rows = 1 + randomness() % 11;
+    const int dtype = trial % 2 ? QUATRO_BF16 : QUATRO_F16;
+    const std::vector<uint8_t> weight = random_weights(outputs * inputs, dtype);
+    const std::vector<float> x = normal_numbers(rows * inputs), bias = normal_numbers(outputs);
+    std::vector<float> scalar(static_cast<size_t>(rows * outputs), kNaN), out = scalar;
+    for (int isa = 0; isa <= quatro_best_isa(); ++isa) {
+      quatro_dense_linear(weight.data(), dtype, outputs, inputs, x.data(), rows, trial % 3 ? bias.data() : nullptr,
+                          isa ? out.data() : scalar.data(), isa, 1 + trial % 2);
+      expect(!isa || same(out, scalar), std::string("a dense product equals its twin, ") + kIsaNames[isa]);
+    }
+  }
+}
+
+// Random sizes and flags, most of them wrong: a call is refused or stays inside its memory. Sanitizers see the rest.
+void any_shape_is_refused_or_computed() {
+  int computed = 0;
+  for (int trial = 0; trial < 3000; ++trial) {
+    const auto pick = [](std::initializer_list<int64_t> of) { return *(of.begin() + randomness() % of.size()); };
+    const int64_t outputs = pick({0, -1, 1, 7, 33, int64_t{1} << 40}), inputs = pick({0, 32, 64, 96, 160, -64, int64_t{1} << 62});
+    const int64_t block = pick({0, 16, 32, 48, 64, 96, 128, -32}), rows = pick({-1, 0, 1, 3, 14, int64_t{1} << 50});
+    const int threads = static_cast<int>(pick({-1, 0, 1, 2})), dtype = static_cast<int>(pick({-1, 0, 1, 2, 3}));
+    const int64_t size = quatro_product_workspace(outputs, inputs, block, rows, threads);
+    RandomWeight weight(33, 160, 32, trial % 2, trial % 3 == 0);  // large enough for every shape that is taken
+    weight.view.outputs = outputs, weight.view.inputs = inputs, weight.view.block = block;
+    if (trial % 7 == 0) weight.view.table = nullptr;
+    if (trial % 11 == 0) weight.view.absmax = nullptr, weight.view.nested = nullptr;
+    std::vector<float> x(14 * 160, 1.0f), out(14 * 160);
+    int16_t steps[16] = {1, 2, 3};
+    if (trial % 13 == 0) steps[5] = 5000;
+    Memory memory(std::max<int64_t>(size, 0));
+    const int forward = quatro_linear(&weight.view, steps, trial % 17 ? 3.0f : 0.0f, x.data(), dtype, rows, nullptr, out.data(),
+                                      memory.start(), quatro_best_isa(), threads);
+    const int backward = quatro_linear_backward(&weight.view, x.data(), dtype, rows, out.data(), memory.start(), QUATRO_SCALAR,
+                                                threads);
+    expect(size >= 0 || (forward == QUATRO_BAD_ARGUMENT && backward == QUATRO_BAD_ARGUMENT), "no product without a size");
+    computed += forward == QUATRO_OK;
+  }
+  expect(computed > 10, "some of them are right");
+}
+
 void the_rest_answers() {
   expect(quatro_abi() == QUATRO_ABI, "the interface knows its number");
   for (int status = 0; status < 5; ++status)
@@ -409,6 +537,10 @@ int main() {
   known_numbers_come_out();
   first_non_finite_is_reported();
   scales_agree_across_instruction_sets();
+  products_agree_across_instruction_sets();
+  the_largest_sums_do_not_overflow();
+  dense_products_agree_across_instruction_sets();
+  any_shape_is_refused_or_computed();
   bad_arguments_are_refused();
   the_rest_answers();
   std::printf(failures ? "%d failures\n" : "all passed\n", failures);

@@ -26,6 +26,7 @@ def integer_steps(table: CodeTable) -> tuple[tuple[int, ...], float]:
     return tuple(round(value * steps_per_one) for value in values), steps_per_one
 
 
+@lru_cache(maxsize=256)
 def has_integer_steps(table: CodeTable) -> bool:
     """Whether the table's values are large enough to be shares of an absmax."""
     return max(map(abs, table.padded_values)) >= SMALLEST_TABLE

@@ -22,7 +22,7 @@ from quatro.format.integer_steps import has_integer_steps, integer_steps
 from quatro.format.layout import GROUP, block_count, code_bytes, group_count, rows_hold_whole_blocks
 from quatro.kernels.products import StoredWeight
 from quatro.kernels.reference import check_finite
-from quatro.kernels.scratch import scratch
+from quatro.kernels.scratch import scratch_address
 
 logger = logging.getLogger("quatro")
 
@@ -240,12 +240,16 @@ def _weight_at(
 
 def _workspace(weight: StoredWeight, rows: int) -> int:
     """The address of memory for one product, on the shared scratch buffer."""
-    outputs, inputs = weight.shape
-    size = _library().quatro_product_workspace(outputs, inputs, weight.block_size, rows, torch.get_num_threads())
+    size = _workspace_bytes(*weight.shape, weight.block_size, rows, torch.get_num_threads())
+    return -(-scratch_address(size + LINE, weight.codes.device) // LINE) * LINE
+
+
+@lru_cache(maxsize=1024)
+def _workspace_bytes(outputs: int, inputs: int, block_size: int, rows: int, threads: int) -> int:
+    size: int = _library().quatro_product_workspace(outputs, inputs, block_size, rows, threads)
     if size < 0:
-        raise ShapeError(f"no product has {rows} rows with a weight of {outputs} x {inputs} in blocks of {weight.block_size}")
-    address = scratch((size + LINE,), torch.uint8, weight.codes.device).data_ptr()
-    return -(-address // LINE) * LINE
+        raise ShapeError(f"no product has {rows} rows with a weight of {outputs} x {inputs} in blocks of {block_size}")
+    return size
 
 
 @lru_cache(maxsize=1)
@@ -279,13 +283,19 @@ def _isa_refusal() -> str | None:
 
 
 def _isa() -> int:
-    refused = _isa_refusal()
-    if refused:
-        raise BackendError(f"native {refused}")
-    isa: int = min(_library().quatro_best_isa(), ISAS.index(os.environ.get("QUATRO_ISA", ISAS[-1])))
+    isa = _isa_at_most(os.environ.get("QUATRO_ISA", ISAS[-1]))
     if isa == 0:
         _say_scalar()
     return isa
+
+
+@lru_cache(maxsize=8)
+def _isa_at_most(asked: str) -> int:
+    refused = _isa_refusal()
+    if refused:
+        raise BackendError(f"native {refused}")
+    best: int = _library().quatro_best_isa()
+    return min(best, ISAS.index(asked))
 
 
 @lru_cache(maxsize=1)
@@ -314,8 +324,8 @@ def _dtype_of(name: str, tensor: Tensor) -> int:
 
 def _expect(name: str, tensor: Tensor, dtype: torch.dtype, count: int) -> None:
     """Raise ShapeError unless the tensor is `count` contiguous elements of dtype in main memory: a pointer to it is about to be used."""
-    got = (tensor.device.type, tensor.dtype, tensor.numel(), tensor.is_contiguous())
-    if got != ("cpu", dtype, count, True):
+    fits = tensor.numel() == count and tensor.dtype is dtype and tensor.is_contiguous() and tensor.is_cpu
+    if not fits:
         layout = "contiguous" if tensor.is_contiguous() else "strided"
         raise ShapeError(
             f"{name} is {tensor.numel()} {layout} elements of {tensor.dtype} on {tensor.device}; "

@@ -75,7 +75,7 @@ def dequantize(
 ) -> Tensor:
     """-> weights of `shape` and `dtype`."""
     out = torch.empty(tuple(shape), dtype=dtype, device=codes.device)
-    weight = _stored(codes, absmax, nested_absmax, nested_offset, zeros, quant_type, table, block_size)
+    weight = stored_weight(codes, absmax, nested_absmax, nested_offset, zeros, quant_type, table, block_size)
     return dequantize_into(out, weight, by_name(backend))
 
 
@@ -117,16 +117,8 @@ def linear(
     precision "high" takes the backend's integer product where it has one for this weight; "exact" computes in float32. What
     is neither runs in compute_dtype.
     """
-    kernels, weight = (
-        by_name(backend),
-        _stored(codes, absmax, nested_absmax, nested_offset, zeros, quant_type, table, block_size),
-    )
-    rows = x.reshape(-1, x.shape[-1])
-    if precision == "high" and takes_integers(kernels, weight):
-        product = kernels.integer_linear(rows, weight, bias)
-    else:
-        product = float_linear(rows, weight, bias, _float_dtype(precision, compute_dtype), kernels)
-    return product.view(*x.shape[:-1], codes.shape[0])
+    weight = stored_weight(codes, absmax, nested_absmax, nested_offset, zeros, quant_type, table, block_size)
+    return linear_now(x, weight, bias, compute_dtype, precision, backend)
 
 
 @linear.register_fake
@@ -166,7 +158,7 @@ def linear_backward(
     """grad (..., out) -> grad @ W (..., in) in grad's dtype: the gradient to the input, computed as in `linear`."""
     kernels, weight = (
         by_name(backend),
-        _stored(codes, absmax, nested_absmax, nested_offset, zeros, quant_type, table, block_size),
+        stored_weight(codes, absmax, nested_absmax, nested_offset, zeros, quant_type, table, block_size),
     )
     rows = grad.reshape(-1, grad.shape[-1])
     if precision == "high" and takes_integers(kernels, weight):
@@ -214,7 +206,19 @@ def _table(quant_type: str, values: Sequence[float] | None, symmetric: bool) -> 
     return code_table(quant_type, None if values is None else tuple(values), symmetric)
 
 
-def _stored(
+def linear_now(
+    x: Tensor, weight: StoredWeight, bias: Tensor | None, compute_dtype: torch.dtype, precision: str, backend: str
+) -> Tensor:
+    """What `linear` computes, without a node for autograd or torch.compile: for inference, where the op costs more than a small product."""
+    kernels, rows = by_name(backend), x.reshape(-1, x.shape[-1])
+    if precision == "high" and takes_integers(kernels, weight):
+        product = kernels.integer_linear(rows, weight, bias)
+    else:
+        product = float_linear(rows, weight, bias, _float_dtype(precision, compute_dtype), kernels)
+    return product.view(*x.shape[:-1], weight.shape[0])
+
+
+def stored_weight(
     codes: Tensor,
     absmax: Tensor,
     nested_absmax: Tensor | None,
@@ -224,6 +228,7 @@ def _stored(
     table: Sequence[float] | None,
     block_size: int,
 ) -> StoredWeight:
+    """The parts of a weight with the meaning of its codes; the arguments of the ops, less the choices."""
     meaning = _table(quant_type, table, zeros is None)
     return StoredWeight(codes, absmax, nested_absmax, nested_offset, zeros, meaning, block_size)
 

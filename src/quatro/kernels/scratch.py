@@ -20,13 +20,22 @@ _buffers = _Buffers()
 def scratch(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """An uninitialized tensor on the shared buffer, valid until the next call from this thread. Never hand it to autograd."""
     size = prod(shape) * dtype.itemsize
+    return _at_least(size, device)[:size].view(dtype).view(shape)
+
+
+def scratch_address(size: int, device: torch.device) -> int:
+    """Where `size` bytes of the same buffer are, for kernels that take pointers; valid as long."""
+    return _at_least(size, device).data_ptr()
+
+
+def _at_least(size: int, device: torch.device) -> Tensor:
     buffer = _buffers.by_device.get(device)
     if buffer is None or buffer.numel() < size:
         _buffers.by_device.pop(device, None)
         del buffer
         buffer = torch.empty(size, dtype=torch.uint8, device=device)
         _buffers.by_device[device] = buffer
-    return buffer[:size].view(dtype).view(shape)
+    return buffer
 
 
 def scratch_bytes() -> int:

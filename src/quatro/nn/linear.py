@@ -154,21 +154,12 @@ class Linear4bit(nn.Linear):
         if input.shape[-1] != self.in_features:
             raise ShapeError(f"this layer takes rows of {self.in_features}, got an input of shape {tuple(input.shape)}")
         output, compute = product_dtypes(input.dtype, input.device.type, self.product_dtype)
-        result: Tensor = ops.linear(
-            input.to(output),
-            self.weight,
-            self.absmax,
-            self.nested_absmax,
-            self.nested_offset,
-            self.zeros,
-            self.bias,
-            self.spec.quant_type,
-            self.spec.table,
-            self.spec.block_size,
-            compute,
-            self.precision,
-            chosen_name(input.device.type),
-        )
+        parts = (self.weight, self.absmax, self.nested_absmax, self.nested_offset, self.zeros)
+        meaning = (self.spec.quant_type, self.spec.table, self.spec.block_size)
+        choices = (compute, self.precision, chosen_name(input.device.type))
+        if _nobody_watches(input):
+            return ops.linear_now(input.to(output), ops.stored_weight(*parts, *meaning), self.bias, *choices)
+        result: Tensor = ops.linear(input.to(output), *parts, self.bias, *meaning, *choices)
         return result
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -189,6 +180,11 @@ class Linear4bit(nn.Linear):
             f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
             f"{spec.quant_type}, block_size={spec.block_size}{nested}"
         )
+
+
+def _nobody_watches(input: Tensor) -> bool:
+    """Whether neither autograd, nor torch.compile, nor a subclass of Tensor needs to see an operation."""
+    return not torch.is_grad_enabled() and type(input) is Tensor and not torch.compiler.is_compiling()
 
 
 def is_conv1d(module: nn.Module) -> bool:

@@ -40,8 +40,11 @@ sanitize: $(VENV)/.dev ## the kernels' own tests under AddressSanitizer and UBSa
 	$(BIN)/cmake --build build/sanitize > /dev/null
 	$(BIN)/ctest --test-dir build/sanitize --output-on-failure
 
-bench: $(VENV)/.dev ## measure against bitsandbytes, after checking that results are equal
+bench: $(VENV)/.dev ## measure against bitsandbytes and dense torch, after checking that results are right (some minutes)
 	$(BIN)/python benchmarks/quantize.py
+	$(BIN)/python benchmarks/products.py --figure docs/products.png
+	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/generate.py
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -14,7 +14,7 @@ from quatro.cli.console import json_text
 from quatro.cli.door import Door, take_debug
 from quatro.format.errors import InputError, MachineError
 
-VERBS = ("demo", "doctor", "quantize", "train", "chat", "compare")
+VERBS = ("demo", "doctor", "quantize", "train", "chat", "compare", "bench")
 
 
 def failing(error):

@@ -25,32 +25,25 @@ class FusedLoraLinear(lora.Linear):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """x (..., in) -> (..., out), as PEFT's: the base layer's result and dtype, with the adapter's product added."""
-        adapter = None if args or kwargs else self._plain_adapter(x)
+        adapter = None if args or kwargs else self._plain_adapter(x.dtype)
         if adapter is None:
             return super().forward(x, *args, **kwargs)
-        dropout = self.lora_dropout[adapter]
-        share = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
-        a, b = self.lora_A[adapter].weight, self.lora_B[adapter].weight
-        return lora_linear(x, self.base_layer, a, b, self.scaling[adapter], share)
+        return lora_linear(x, self.base_layer, *adapter)
 
-    def _plain_adapter(self, x: Tensor) -> str | None:
-        """The active adapter, where there is one and its product on x is y + scaling * B(A(dropout(x))) with nothing between."""
-        if self.disable_adapters or self.merged:
+    def _plain_adapter(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, float, float] | None:
+        """A, B, scaling and dropout of the one active adapter, or None where PEFT computes more than their product on x."""
+        if self.disable_adapters or self.merged or not _is_plain(self.base_layer, Linear4bit):
             return None
-        active = [name for name in self.active_adapters if name in self.lora_A]
-        if len(active) != 1 or active[0] in self.lora_variant or not isinstance(self.scaling[active[0]], int | float):
+        factors = self.lora_A
+        active = [name for name in self.active_adapters if name in factors]
+        if len(active) != 1 or active[0] in self.lora_variant:
             return None
         name = active[0]
-        a, b, dropout = self.lora_A[name], self.lora_B[name], self.lora_dropout[name]
-        plain = (
-            _is_plain(self.base_layer, Linear4bit)
-            and _is_plain_factor(a)
-            and _is_plain_factor(b)
-            and (_is_plain(dropout, nn.Identity) or (_is_plain(dropout, nn.Dropout) and dropout.p < 1))
-            and a.weight.dtype == b.weight.dtype
-            and (self.cast_input_dtype_enabled or x.dtype == a.weight.dtype)
-        )
-        return name if plain else None
+        a, b = _plain_weight(factors[name]), _plain_weight(self.lora_B[name])
+        scaling, dropout = self.scaling[name], _plain_dropout(self.lora_dropout[name])
+        if a is None or b is None or dropout is None or a.dtype != b.dtype or not isinstance(scaling, int | float):
+            return None
+        return (a, b, scaling, dropout) if dtype == a.dtype or self.cast_input_dtype_enabled else None
 
 
 def fuse_adapters(model: nn.Module) -> int:
@@ -60,24 +53,30 @@ def fuse_adapters(model: nn.Module) -> int:
     """
     fused: dict[nn.Module, FusedLoraLinear] = {}
     for name, module in list(model.named_modules(remove_duplicate=False)):
-        if not _is_plain(module, lora.Linear, hooks_allowed=True) or type(module.base_layer) is not Linear4bit:
-            continue
-        if module not in fused:
-            fused[module] = FusedLoraLinear(module)
-        model.set_submodule(name, fused[module])
+        if type(module) is lora.Linear and type(module.base_layer) is Linear4bit and "forward" not in vars(module):
+            layer = fused.setdefault(module, FusedLoraLinear(module))
+            model.set_submodule(name, layer)
     return len(fused)
 
 
-def _is_plain_factor(factor: nn.Module) -> bool:
-    """Whether A or B is a product with an ordinary weight: not sharded, not 8-bit, no bias."""
-    if not _is_plain(factor, nn.Linear):
-        return False
-    return type(factor.weight) is nn.Parameter and factor.weight.dtype in ADAPTER_DTYPES and factor.bias is None
+def _plain_weight(factor: nn.Module) -> Tensor | None:
+    """The weight of A or B, where it is all there is: not sharded, not 8-bit, no bias."""
+    if not _is_plain(factor, nn.Linear) or factor.bias is not None:
+        return None
+    weight: Tensor = factor.weight
+    return weight if type(weight) is nn.Parameter and weight.dtype in ADAPTER_DTYPES else None
 
 
-def _is_plain(module: nn.Module, kind: type[nn.Module], hooks_allowed: bool = False) -> bool:
+def _plain_dropout(module: nn.Module) -> float | None:
+    """The share that a dropout drops now, below 1; None for another kind of module."""
+    if _is_plain(module, nn.Identity):
+        return 0.0
+    if not _is_plain(module, nn.Dropout) or module.p >= 1:
+        return None
+    return module.p if module.training else 0.0
+
+
+def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether calling a module is the forward of that very class: no subclass, no forward of its own, and no hooks."""
-    if type(module) is not kind or "forward" in vars(module):
-        return False
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return hooks_allowed or not any(hooks)
+    hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    return type(module) is kind and not hooked and "forward" not in vars(module)

@@ -5,6 +5,7 @@ The method is LoRA (2106.09685) on a 4-bit base (QLoRA, 2305.14314); the numbers
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from quatro.format.errors import InputError, ShapeError
 from quatro.kernels import ops
 from quatro.kernels.compute import product_dtypes
 from quatro.kernels.dispatch import chosen_name
-from quatro.nn.linear import Linear4bit
+from quatro.nn.linear import Linear4bit, _nobody_watches
 
 STRIP = 64
 """Tokens whose masked or widened copy is made at a time on a CPU."""
@@ -31,7 +32,7 @@ def lora_linear(x: Tensor, layer: Linear4bit, a: Tensor, b: Tensor, scaling: flo
     """
     _check(x, layer, a, b, dropout)
     output, compute = product_dtypes(x.dtype, x.device.type, layer.product_dtype)
-    step = lora_linear_op if torch.is_grad_enabled() or torch.compiler.is_compiling() else _both_products
+    step = _both_products if _nobody_watches(x) else lora_linear_op
     y, _ = step(
         x,
         a,
@@ -97,11 +98,11 @@ def _both_products(
     adapter_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """-> y = x W^T + bias + scale * u B^T in output_dtype, u in adapter_dtype."""
-    parts, choices = (codes, absmax, nested_absmax, nested_offset, zeros), (quant_type, table, block_size)
-    with torch.autocast(x.device.type, enabled=False):
-        y = ops.linear(x.to(output_dtype), *parts, bias, *choices, compute_dtype, precision, backend).contiguous()
+    weight = ops.stored_weight(codes, absmax, nested_absmax, nested_offset, zeros, quant_type, table, block_size)
+    with _in_given_dtypes(x.device.type):
+        y = ops.linear_now(x.to(output_dtype), weight, bias, compute_dtype, precision, backend)
         u = _low_rank(x, mask, a.to(adapter_dtype))
-        _add_product(_rows_of(y), u, b.to(adapter_dtype).T, scale)
+        _add_product(y.view(-1, y.shape[-1]), u, b.to(adapter_dtype).T, scale)
     return y, u.view(*x.shape[:-1], a.shape[0])
 
 
@@ -139,13 +140,13 @@ def lora_linear_backward_op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """grad (..., out) -> gradients to x in grad's dtype, to A, to B; empty where codes, x or u is None."""
     for_x, for_a, for_b = grad.new_empty(0), a.new_empty(0), b.new_empty(0)
-    with torch.autocast(grad.device.type, enabled=False):
+    with _in_given_dtypes(grad.device.type):
         rows = _rows_of(grad).to(adapter_dtype)
         through_b = rows @ b.to(adapter_dtype)
         if codes is not None and absmax is not None:
             parts, choices = (codes, absmax, nested_absmax, nested_offset, zeros), (quant_type, table, block_size)
-            for_x = ops.linear_backward(grad, *parts, *choices, compute_dtype, precision, backend).contiguous()
-            _add_masked_product(_rows_of(for_x), through_b, a.to(adapter_dtype), mask, scale)
+            for_x = ops.linear_backward(grad, *parts, *choices, compute_dtype, precision, backend)
+            _add_masked_product(for_x.view(-1, for_x.shape[-1]), through_b, a.to(adapter_dtype), mask, scale)
         if x is not None:
             for_a = _gradient_to_a(through_b, x, mask).mul_(scale).to(a.dtype)
         if u is not None:
@@ -190,6 +191,11 @@ def _gradients(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None,
 
 
 lora_linear_op.register_autograd(_gradients, setup_context=_save_for_backward)
+
+
+def _in_given_dtypes(device_type: str) -> AbstractContextManager[object]:
+    """Autocast has been heeded in choosing dtypes; within this block it changes none."""
+    return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()
 
 
 def _low_rank(x: Tensor, mask: Tensor | None, a: Tensor) -> Tensor:
@@ -244,5 +250,5 @@ def _strips(rows: Tensor) -> Iterator[slice]:
 
 
 def _rows_of(tensor: Tensor) -> Tensor:
-    """(..., n) -> (tokens, n); of a contiguous tensor a view, which may be written to."""
+    """(..., n) -> (tokens, n)."""
     return tensor.reshape(-1, tensor.shape[-1])

@@ -49,7 +49,7 @@ def test_held_out_loss_is_the_mean_over_tokens_whatever_the_batches(
     assert count == lengths.sum()
 
 
-@pytest.mark.parametrize("name", ["compute_loss", "evaluation_loop", "_save_checkpoint"])
+@pytest.mark.parametrize("name", ["compute_loss", "prediction_step", "evaluation_loop", "_save_checkpoint"])
 def test_the_methods_we_override_are_the_ones_trainer_has(name: str) -> None:
     ours, theirs = inspect.signature(getattr(QuatroTrainer, name)), inspect.signature(getattr(Trainer, name))
     variadic = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}

@@ -1,5 +1,6 @@
-"""transformers' Trainer, with three promises more: it stops at NaN, weighs held-out loss by tokens, and saves whole."""
+"""transformers' Trainer, with four promises more: no whole logits, a stop at NaN, held-out loss by tokens, whole checkpoints."""
 
+import logging
 import math
 import shutil
 import time
@@ -8,33 +9,78 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import EvalPrediction, Trainer, TrainerCallback
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
+from transformers.training_args import ParallelMode
 
 from quatro.data.encode import IGNORED
 from quatro.format.errors import MachineError
 from quatro.train.directory import CHECKPOINT, last_checkpoint
+from quatro.train.head import Head, refusal
 from quatro.train.saving import DISK_ERRORS
+
+logger = logging.getLogger("quatro")
 
 
 class QuatroTrainer(Trainer):
-    """Overrides compute_loss, evaluation_loop and _save_checkpoint; a test pins that they are what Trainer calls."""
+    """Overrides compute_loss, prediction_step, evaluation_loop and _save_checkpoint; a test pins that Trainer calls them.
+
+    head: where the loss is computed in chunks, or None where it needs whole logits, and then the log says why.
+    """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(compute_metrics=token_loss, preprocess_logits_for_metrics=token_losses, **options)
+        super().__init__(compute_metrics=token_loss, **options)
         self.add_callback(StopAtBrokenGradient())
         self.tokens_trained = 0
         self.seconds_evaluating = 0.0
+        self.head = self._head()
 
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
+    def _head(self) -> Head | None:
+        reason = needs_whole_logits(self.args) or refusal(self.model, self.model_accepts_loss_kwargs)
+        if reason is None:
+            return Head(self.model.get_output_embeddings())
+        logger.warning("losses are computed on whole logits, which take more memory: %s", reason)
+        return None
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
         """The model's loss. Raises MachineError if it is not a number."""
         if model.training:
             self.tokens_trained += _token_count(inputs)
-        found = super().compute_loss(model, inputs, *args, **options)
-        loss = found[0] if isinstance(found, tuple) else found
+        if self.head is None or return_outputs:
+            found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        else:
+            with self.accelerator.autocast():
+                found = self.head.loss(model, inputs, num_items_in_batch)
+        self._check_finite(found[0] if return_outputs else found)
+        return found
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(mean loss, what token_losses keeps of each row, labels). Raises MachineError for a loss that is not a number."""
+        if self.head is None:
+            loss, logits, labels = super().prediction_step(model, inputs, False, ignore_keys)
+            return loss, token_losses(logits, labels), labels
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.accelerator.autocast():
+            rows = self.head.row_losses(model, inputs)
+        total, count = rows.sum(0)
+        self._check_finite(total / count)
+        return total / count, rows, inputs["labels"]
+
+    def _check_finite(self, loss: Tensor) -> None:
         if not torch.isfinite(loss).all():
             raise MachineError(broken("loss", loss.item(), self.state.global_step, self.args))
-        return found
 
     def evaluation_loop(self, *args: Any, **options: Any) -> EvalLoopOutput:
         """Trainer's own, whose mean over batches is replaced by the mean over tokens: it does not depend on the batches."""
@@ -67,6 +113,17 @@ class StopAtBrokenGradient(TrainerCallback):
         norm = float(torch.nn.utils.get_total_norm(gradients))
         if not math.isfinite(norm):
             raise MachineError(broken("gradient", norm, state.global_step, args))
+
+
+def needs_whole_logits(args: TrainingArguments) -> str | None:
+    """Which argument of a run keeps its loss from being computed below the head, if one does."""
+    if args.label_smoothing_factor:
+        return "label_smoothing_factor is set"
+    if args.torch_compile or args.use_liger_kernel:
+        return "torch_compile or use_liger_kernel is set"
+    if args.parallel_mode != ParallelMode.NOT_PARALLEL:
+        return "several devices train"
+    return None
 
 
 def broken(what: str, value: float, step: int, args: Any) -> str:

@@ -40,7 +40,7 @@ class Codes {
 
   // The same inputs of the 16 outputs after these: their memory is asked for while these are computed.
   void prefetch_next(int64_t at) const {
-    for (const uint8_t *row : rows_) _mm_prefetch(reinterpret_cast<const char *>(row + at / 2 + 16 * bytes_), _MM_HINT_T0);
+    for (const uint8_t *row : rows_) _mm_prefetch(reinterpret_cast<const char *>(row + at / 2 + 16 * bytes_), _MM_HINT_T1);
   }
 
  private:

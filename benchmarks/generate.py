@@ -132,6 +132,7 @@ def main() -> None:
     if options.worker:
         return work(options)
     torch.set_num_threads(options.threads)
+    found = surroundings("quatro", "torch", "transformers", "bitsandbytes")
     prompt = token_ids(options.prompt)[0].tolist()
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         save_random_llama(Path(directory), options.layers, options.hidden)
@@ -145,7 +146,7 @@ def main() -> None:
         "generate",
         {
             "layers": options.layers, "hidden": options.hidden, "prompt": options.prompt, "rounds": options.rounds,
-            **surroundings("quatro", "torch", "transformers", "bitsandbytes"), "llama_cpp": llama_version(options.llama_python),
+            **found, "llama_cpp": llama_version(options.llama_python),
             "read_gb_s": bandwidth, "difference_from_reference": agreement, "by": measured,
         },
     )  # fmt: skip

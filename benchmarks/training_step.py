@@ -175,6 +175,7 @@ def main() -> None:
     if options.worker:
         return work(options)
     torch.set_num_threads(options.threads)
+    found = surroundings("quatro", "torch", "transformers", "peft", "bitsandbytes")
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         save_random_llama(Path(directory), options.layers, options.hidden)
         save_smallest_tokenizer(directory)
@@ -188,7 +189,7 @@ def main() -> None:
         "training_step",
         {
             "layers": options.layers, "hidden": options.hidden, "r": 16, "batch": 1, "rounds": options.rounds,
-            **surroundings("quatro", "torch", "transformers", "peft", "bitsandbytes"),
+            **found,
             "bandwidth_gb_s": memory_bandwidth(), "difference_from_reference": agreement, "tokens": measured,
         },
     )  # fmt: skip

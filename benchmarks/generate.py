@@ -14,7 +14,7 @@ reference's choice too, unless the two logits differ by less than the error. bit
 with bfloat16 units, and llama.cpp rounds activations to 8 bits; TOLERANCE allows for it. Nothing is measured otherwise.
 
 llama.cpp takes part where an interpreter (--llama-python, default this one) has llama-cpp-python and gguf. Its head is once BF16 as
-everybody else's, once Q6_K as its users have it. All contenders together hold 11 GB, and 16 GB during the comparison.
+everybody else's, once Q6_K as its users have it. All contenders together hold 12 GB, and 17 GB during the comparison.
 """
 
 import argparse

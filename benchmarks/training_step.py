@@ -10,7 +10,8 @@ with plain PEFT and once with the model and the loss that `quatro train` has.
 
 First the losses and the gradients of all adapters are compared with those of dense float32 torch, whose linear layers hold
 quatro's dequantized weights (as both dense contenders do); nothing is measured if they differ by more than TOLERANCE.
-Memory is the most that was resident during the steps, above what the imports had left: the model is in it, loading it is not.
+Memory is the most that was resident during the steps, above what the imports had left: the model is in it, loading it is not, but
+pages of the checkpoint that the model keeps mapped are.
 """
 
 import argparse

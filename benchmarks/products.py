@@ -6,6 +6,10 @@ y = x W^T (and the gradient to x) for 1 to 1024 rows of x in float32, W 4096 x 4
 blocks of 64. Every call takes another weight, of which there are four times the last cache, so that weights come from memory as
 they do in a model. --avx2 keeps torch and quatro from wider instructions (bitsandbytes chooses its own).
 
+bitsandbytes is there twice. "bitsandbytes layer" is its Linear4bit in evaluation without gradients, as its users generate: where the
+processor has AVX512-BF16 it packs the weight anew and multiplies in bfloat16. "bitsandbytes dequantize" is what it does in training, and on
+other processors always: a dense float32 weight, then torch's product.
+
 Each contender's own weights are what its result is checked against, in float64. Limits are measured in the same run: how fast torch
 reads memory, and the best rate of torch's float32 product.
 """
@@ -19,6 +23,7 @@ from functools import partial
 from pathlib import Path
 
 import bitsandbytes.functional as rival
+import bitsandbytes.nn.modules as modules
 import matplotlib
 import torch
 from harness import Timing, interleaved, memory_bandwidth, print_table, surroundings, write_result
@@ -34,8 +39,15 @@ SHAPES = ((4096, 4096), (11008, 4096))
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 IN_THE_TABLE = (1, 8, 64, 256, 1024)
 LAST_CACHE = 32 << 20
-MOST = {"quatro": 2e-4, "quatro, exact": 2e-6, "bitsandbytes": 2e-6, "dense float32": 2e-6, "torch int4": 1e-2}
-"""Relative errors that a contender may have against float64 on its own weights; torch's int4 product takes bfloat16."""
+MOST = {
+    "quatro": 2e-4,
+    "quatro, exact": 2e-6,
+    "bitsandbytes layer": 1e-2,
+    "bitsandbytes dequantize": 2e-6,
+    "dense float32": 2e-6,
+    "torch int4": 1e-2,
+}
+"""Relative errors that a contender may have against float64 on its own weights; torch's int4 product and bitsandbytes' layer take bfloat16."""
 Product = Callable[[Tensor], Tensor]
 
 
@@ -68,22 +80,25 @@ def contenders(outputs: int, inputs: int) -> tuple[dict[str, Product], dict[str,
     dense = [torch.randn(outputs, inputs) / 64 for _ in range(copies(outputs * inputs * 4))]
     theirs = [rival.quantize_4bit(torch.randn(outputs, inputs) / 64, quant_type="nf4", blocksize=BLOCK, compress_statistics=True)
               for _ in range(copies(outputs * inputs * 0.516))]  # fmt: skip
+    layers = [bitsandbytes_layer(outputs, inputs) for _ in range(copies(outputs * inputs * 0.516))]
     tiles = [int4_weight(outputs, inputs) for _ in range(copies(outputs * inputs * 0.516))]
     forward = {
         "quatro": cycled(packed, lambda layer, x: layer(x)),
         "quatro, exact": cycled([exact(layer) for layer in packed[:4]], lambda layer, x: layer(x)),
-        "bitsandbytes": cycled(theirs, lambda w, x: bitsandbytes_product(x, *w)),
+        "bitsandbytes layer": cycled([layer for layer, _ in layers], lambda layer, x: layer(x)),
+        "bitsandbytes dequantize": cycled(theirs, lambda w, x: bitsandbytes_product(x, *w)),
         "dense float32": cycled(dense, lambda w, x: torch.nn.functional.linear(x, w)),
         "torch int4": cycled(tiles, lambda w, x: torch.ops.aten._weight_int4pack_mm_for_cpu(x.bfloat16(), w[0], BLOCK, w[1])),
     }
     backward = {
         "quatro": cycled(packed, gradient),
-        "bitsandbytes": cycled(theirs, lambda w, g: g @ rival.dequantize_4bit(*w)),
+        "bitsandbytes dequantize": cycled(theirs, lambda w, g: g @ rival.dequantize_4bit(*w)),
         "dense float32": cycled(dense, lambda w, g: g @ w),
     }
     x, g = torch.randn(5, inputs), torch.randn(5, outputs)
     truth = {"quatro": packed[0].dequantize(), "quatro, exact": packed[0].dequantize(), "dense float32": dense[0],
-             "bitsandbytes": rival.dequantize_4bit(*theirs[0]), "torch int4": tiles[0][2]}  # fmt: skip
+             "bitsandbytes dequantize": rival.dequantize_4bit(*theirs[0]),
+             "bitsandbytes layer": layers[0][1], "torch int4": tiles[0][2]}  # fmt: skip
     for name, product in forward.items():
         check(f"{name}, forward", product(x), x.double() @ truth[name].double().T, MOST[name])
     for name, product in backward.items():
@@ -110,8 +125,21 @@ def gradient(layer: Linear4bit, g: Tensor) -> Tensor:
     return quatro.kernels.ops.linear_backward(g, *parts, "nf4", None, BLOCK, torch.float32, "high", "native")
 
 
+@torch.no_grad()
+def bitsandbytes_layer(outputs: int, inputs: int) -> tuple[torch.nn.Module, Tensor]:
+    """Its layer after the first call, which packs the weight, and the weight it stands for."""
+    layer = modules.Linear4bit(
+        inputs, outputs, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4", compress_statistics=True
+    )
+    layer.weight = modules.Params4bit(torch.randn(outputs, inputs) / 64, False, quant_type="nf4", compress_statistics=True)
+    layer = layer.to("cpu").eval()
+    weight = rival.dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
+    layer(torch.randn(1, inputs))
+    return layer, weight
+
+
 def bitsandbytes_product(x: Tensor, packed: Tensor, state: rival.QuantState) -> Tensor:
-    """What bitsandbytes.matmul_4bit does on a CPU, less its autograd node."""
+    """What bitsandbytes.matmul_4bit does on a CPU when it trains, less its autograd node."""
     return torch.nn.functional.linear(x, rival.dequantize_4bit(packed, state).to(x.dtype))
 
 
@@ -164,7 +192,7 @@ def report(title: str, found: dict[int, dict[str, Timing]], weights: int, read: 
         lines.append([str(rows), f"{ours:.3f}", *(text for name, text in times.items() if name != "quatro"), limit])
     others = [name for name in found[1] if name != "quatro"]
     print_table(f"{title}: ms, and times quatro; memory reads {read:.1f} GB/s, float32 products {rate:.0f} GFLOP/s",
-                ["rows", "quatro", *others, "quatro is at"], lines)  # fmt: skip
+                ["rows", "quatro", *(name.replace(" ", "\n") for name in others), "quatro is at"], lines)  # fmt: skip
 
 
 def draw(found: dict[int, dict[str, Timing]], path: Path) -> None:

@@ -90,11 +90,16 @@ void make_integers(const void *source, int dtype, int64_t width, float full, con
              [&](int64_t first, int64_t last) { kIntegerRows[isa](job, first, last); });
 }
 
+// How many threads are worth waking for a product; more rows than these do not change the answer, nor overflow it.
+int useful_threads_for(int64_t outputs, int64_t inputs, int64_t rows, int threads) {
+  return useful_threads(outputs * inputs * std::min<int64_t>(rows, kMostThreads), threads);
+}
+
 // kernels[isa] on shares of the groups, each thread with its own memory.
 template <class Kernel>
 void run_groups(const ProductJob &job, int64_t groups, const Kernel *kernels, char *memory, int64_t memory_each, int isa,
                 int threads) {
-  const int useful = useful_threads(job.weight.outputs * job.weight.inputs * job.rows.count, threads);
+  const int useful = useful_threads_for(job.weight.outputs, job.weight.inputs, job.rows.count, threads);
   for_shares(groups, useful, [&](int64_t first, int64_t last, int64_t share) {
     kernels[isa](job, first, last, memory + share * memory_each);
   });
@@ -112,8 +117,7 @@ const float *plain_scales(const Weight &weight, Workspace &workspace, int isa, i
   return out;
 }
 
-int64_t forward_bytes(int64_t outputs, int64_t inputs, int64_t block, int64_t rows, int threads) {
-  (void)outputs;
+int64_t forward_bytes(int64_t inputs, int64_t block, int64_t rows, int threads) {
   Workspace workspace(nullptr);
   rows_in(workspace, rows, inputs, forward_unit(block), true);
   return workspace.used() + threads * whole_lines(forward_memory(rows, inputs));
@@ -135,7 +139,7 @@ extern "C" {
 
 int64_t quatro_product_workspace(int64_t outputs, int64_t inputs, int64_t block, int64_t rows, int threads) {
   if (!valid_shape(outputs, inputs, block, rows) || !valid_threads(threads)) return -1;
-  return std::max(forward_bytes(outputs, inputs, block, rows, threads),
+  return std::max(forward_bytes(inputs, block, rows, threads),
                   backward_bytes(outputs, inputs, block, rows, threads));
 }
 
@@ -196,7 +200,7 @@ int quatro_dense_linear(const void *weight, int weight_dtype, int64_t outputs, i
   if (!rows) return QUATRO_OK;
   if (!floats(x) || !floats(out)) return QUATRO_BAD_ARGUMENT;
   const DenseJob job = {static_cast<const uint16_t *>(weight), weight_dtype, outputs, inputs, x, rows, bias, out};
-  for_ranges(outputs, useful_threads(outputs * inputs * rows, threads),
+  for_ranges(outputs, useful_threads_for(outputs, inputs, rows, threads),
              [&](int64_t first, int64_t last) { kDense[isa](job, first, last); });
   return QUATRO_OK;
 }

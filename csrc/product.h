@@ -66,7 +66,7 @@ constexpr int64_t backward_memory(int64_t rows, int64_t outputs) {
   return kBackwardInputs * (2 * kBackwardOutputs + 4 * rows) + 4 * 5 * (outputs + kBackwardUnit);
 }
 
-// Each works on rows [first, last) of activations. The avx2 one writes each 8 values as 0 2 4 6 1 3 5 7.
+// Each works on rows [first, last) of activations. The SIMD ones write each 8 values in the order that their products read.
 void integer_rows_scalar(const RowsJob &job, int64_t first, int64_t last);
 void integer_rows_avx2(const RowsJob &job, int64_t first, int64_t last);
 void integer_rows_avx512(const RowsJob &job, int64_t first, int64_t last);

@@ -72,7 +72,7 @@ struct HalfWideLoad {
       widen(static_cast<const uint16_t *>(job.source) + begin, job.dtype, count, values);
   }
 
-  // In the order of kPairs: 0 2 4 6 1 3 5 7.
+  // Each 8 as 0 2 4 6 1 3 5 7: even ones meet high nibbles, odd ones low nibbles.
   static void store(const int32_t *integers, int count, int16_t *out) {
     const __m128i order = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
     for (int i = 0; i < count; i += 8) {

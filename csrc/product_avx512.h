@@ -44,7 +44,7 @@ inline void store(void *out, int dtype, int64_t at, __mmask16 mask, __m512 value
 }
 
 struct WideLoad {
-  // In the order of kPairs: 0 4 1 5 2 6 3 7.
+  // Each 8 as 0 4 1 5 2 6 3 7: the pairs that a shifted dword of codes ends with.
   static void store(const int32_t *integers, int count, int16_t *out) {
     const __m256i order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15));
     for (int i = 0; i < count; i += 16)

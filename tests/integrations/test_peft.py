@@ -35,7 +35,11 @@ def test_all_linear_adapts_every_4_bit_layer_and_nothing_else(quantized):
     assert {parameter.dtype for parameter in peft.parameters() if parameter.requires_grad} == {torch.float32}
 
 
-def test_gradients_reach_the_adapter_and_equal_those_of_the_dense_twin(quantized):
+@pytest.mark.parametrize(("precision", "bound"), [("exact", 1e-4), ("high", 1e-3)])
+def test_gradients_reach_the_adapter_and_equal_those_of_the_dense_twin(quantized, precision, bound):
+    for module in quantized.modules():
+        if isinstance(module, Linear4bit):
+            module.precision = precision
     peft = adapted(quantized)
     peft(IDS, labels=IDS).loss.backward()
     gradients = {name: p.grad.clone() for name, p in peft.named_parameters() if p.requires_grad}
@@ -49,7 +53,7 @@ def test_gradients_reach_the_adapter_and_equal_those_of_the_dense_twin(quantized
     peft(IDS, labels=IDS).loss.backward()
     for name, parameter in peft.named_parameters():
         if parameter.requires_grad:
-            assert (parameter.grad - gradients[name]).norm() <= 2e-3 * parameter.grad.norm() + 1e-9, name
+            assert (parameter.grad - gradients[name]).norm() <= bound * parameter.grad.norm() + 1e-9, name
 
 
 def test_a_training_step_moves_the_adapter_and_not_one_bit_of_the_base(quantized):

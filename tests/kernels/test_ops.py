@@ -31,13 +31,17 @@ def test_every_op_passes_torchs_own_check(layer):
     torch.library.opcheck(dense_linear, (x, weight, None, torch.float32, torch.float32))
 
 
-def test_the_product_compiles_as_one_graph_with_the_same_bits(layer):
+@pytest.mark.parametrize("precision", ["exact", "high"])
+def test_the_product_compiles_as_one_graph_with_the_same_bits(layer, precision):
+    layer.precision = precision
     x = torch.randn(5, 128, requires_grad=True)
     eager = layer(x)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")(x)
     assert torch.equal(eager, compiled)
     compiled.sum().backward()
     expected = torch.ones(5, 48) @ layer.dequantize()
+    if precision == "exact":
+        torch.testing.assert_close(x.grad, expected, rtol=0, atol=1e-5)
     assert (x.grad - expected).norm() <= 2e-4 * expected.norm()
 
 

@@ -73,13 +73,20 @@ def test_a_trained_bias_gets_its_gradient():
     assert torch.equal(layer.bias.grad, torch.full((48,), 6.0))
 
 
+@pytest.mark.parametrize(("precision", "more"), [("exact", 0.0), ("high", 2e-4)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_the_output_has_the_inputs_dtype(dtype):
-    layer, dense = layer_and_dense()
+def test_the_output_has_the_inputs_dtype(dtype, precision, more):
+    layer, dense = layer_and_dense(precision=precision)
     x = torch.randn(4, 128).to(dtype)
     assert layer(x).dtype == dtype
     error = (layer(x).double() - dense(x.double())).norm() / dense(x.double()).norm()
-    assert error <= {torch.float32: 2e-4, torch.bfloat16: 6e-3, torch.float16: 8e-4}[dtype]
+    assert error <= {torch.float32: 1e-6, torch.bfloat16: 6e-3, torch.float16: 6e-4}[dtype] + more
+
+
+def test_a_single_row_without_a_batch_trains_the_bias_too():
+    layer, _ = layer_and_dense()
+    layer(torch.randn(128, requires_grad=True)).sum().backward()
+    assert torch.equal(layer.bias.grad, torch.ones(48))
 
 
 def test_buffers_have_their_dtypes_whatever_the_default_dtype_is():
@@ -190,6 +197,22 @@ def test_under_autocast_the_output_is_autocasts_and_gradients_flow(monkeypatch):
         assert out.dtype == expected
         out.float().sum().backward()
         assert x.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("inputs", [128, 172])
+def test_autocast_does_not_reach_inside_a_product_that_is_meant_to_be_float32(monkeypatch, inputs):
+    monkeypatch.setattr("quatro.kernels.compute.cpu_has_bf16_units", lambda: False)
+    layer, dense = layer_and_dense(inputs=inputs, precision="exact")
+    x, wide = torch.randn(5, inputs, requires_grad=True), torch.randn(5, inputs, dtype=torch.float64, requires_grad=True)
+    wide.data.copy_(x.detach())
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+        (gradient,) = torch.autograd.grad(y, x, torch.ones_like(y))
+    expected = dense(wide)
+    (expected_gradient,) = torch.autograd.grad(expected, wide, torch.ones_like(expected))
+    bound = 8 * inputs**0.5 * 2**-24
+    assert (y - expected).norm() <= bound * expected.norm()
+    assert (gradient - expected_gradient).norm() <= 2 * bound * expected_gradient.norm()
 
 
 def test_a_dense_head_keeps_its_16_bit_weight_and_follows_the_hidden_states():

@@ -12,6 +12,7 @@ from quatro.cli.models import load_model
 from quatro.format.errors import InputError
 
 if TYPE_CHECKING:
+    from quatro.data.rows import Rows
     from quatro.evaluate import Comparison, HeldOut
     from quatro.evaluate.compare import Progress
 
@@ -49,10 +50,9 @@ def compare(
     from quatro.evaluate.render import table
 
     asked = read_prompts(prompts) if prompts else ()
-    if data:
-        read_rows(data)  # a broken file is refused before the model is loaded
+    rows = read_rows(data) if data else None  # a broken file is refused before the model is loaded
     loaded, tokenizer = load_model(model, adapter)
-    held = _held(data, loaded, tokenizer, format, template, limit)
+    held = _held(rows, loaded, tokenizer, format, template, limit)
     with progress_bars() as progress:
         found = judge(
             loaded,
@@ -89,13 +89,13 @@ def write(found: "Comparison", file: Path) -> None:
         path.write_text(json_text(found.as_data()) + "\n" if file.suffix == ".json" else markdown(found), encoding="utf-8")
 
 
-def _held(data: Path | None, model: object, tokenizer: object, format: str, template: str, limit: int | None) -> "HeldOut":
+def _held(rows: "Rows | None", model: object, tokenizer: object, format: str, template: str, limit: int | None) -> "HeldOut":
     from quatro.evaluate import HeldOut, read_held_out
     from quatro.generation.ending import context_window
 
-    if data is None:
+    if rows is None:
         return HeldOut()
-    held = read_held_out(data, tokenizer, format=format, template=template, max_length=context_window(model), limit=limit)
+    held = read_held_out(rows, tokenizer, format=format, template=template, max_length=context_window(model), limit=limit)
     say_left_out(held)
     return held
 

@@ -47,7 +47,7 @@ class HeldOut:
 
 
 def read_held_out(
-    path: str | Path,
+    source: str | Path | Rows,
     tokenizer: PreTrainedTokenizerBase,
     *,
     format: str = "auto",
@@ -59,7 +59,7 @@ def read_held_out(
 
     Raises DatasetError where no row is usable (with the reasons of the first ones), TemplateError where chats have no template.
     """
-    rows = read_rows(path)
+    rows = source if isinstance(source, Rows) else read_rows(source)
     chosen, encoder = choose_format(rows, format), Encoder(tokenizer, template)
     usable: list[Held] = []
     left_out: list[str] = []

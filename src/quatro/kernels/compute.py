@@ -131,10 +131,10 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Non
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight = ctx.saved_tensors
     to_input, to_weight, to_bias = ctx.needs_input_grad[:3]
-    rows = grad.flatten(0, -2)
+    rows = grad.reshape(-1, grad.shape[-1])
     return (
         dense_linear_backward(grad, weight, ctx.input_dtype, ctx.compute_dtype) if to_input else None,
-        (rows.float().T @ x.flatten(0, -2).float()).to(weight.dtype) if to_weight else None,
+        (rows.float().T @ x.reshape(-1, x.shape[-1]).float()).to(weight.dtype) if to_weight else None,
         rows.sum(0).to(ctx.bias_dtype) if to_bias else None,
         None,
         None,

@@ -157,7 +157,8 @@ def integer_linear(x: Tensor, weight: StoredWeight, bias: Tensor | None) -> Tens
     The bits depend on nothing but the arguments. Relative error below 5e-4 (docs/numerics.md). A row with a NaN or an Inf becomes NaN.
     """
     outputs, inputs = weight.shape
-    x, dtype = x.contiguous(), _dtype_of("x", x.contiguous())
+    x = x.contiguous()
+    dtype = _dtype_of("x", x)
     _expect("x", x, x.dtype, x.shape[0] * inputs)
     bias = None if bias is None else bias.float().contiguous()
     if bias is not None:
@@ -172,7 +173,8 @@ def integer_linear(x: Tensor, weight: StoredWeight, bias: Tensor | None) -> Tens
 def integer_linear_backward(grad: Tensor, weight: StoredWeight) -> Tensor:
     """grad (rows, out) -> grad W (rows, in) in grad's dtype, as integer_linear."""
     outputs, inputs = weight.shape
-    grad, dtype = grad.contiguous(), _dtype_of("grad", grad.contiguous())
+    grad = grad.contiguous()
+    dtype = _dtype_of("grad", grad)
     _expect("grad", grad, grad.dtype, grad.shape[0] * outputs)
     out = torch.empty(grad.shape[0], inputs, dtype=grad.dtype)
     arguments = (grad.data_ptr(), dtype, grad.shape[0], out.data_ptr(), _workspace(weight, grad.shape[0]))

@@ -195,7 +195,7 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Non
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients to the input and, where it is trained, the bias."""
     to_input = linear_backward(grad, *ctx.saved_tensors, *ctx.choices) if ctx.needs_input_grad[0] else None
-    to_bias = grad.flatten(0, -2).sum(0) if ctx.needs_input_grad[6] else None
+    to_bias = grad.reshape(-1, grad.shape[-1]).sum(0) if ctx.needs_input_grad[6] else None
     return to_input, *(None,) * 5, to_bias, *(None,) * 6
 
 

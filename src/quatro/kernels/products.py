@@ -1,5 +1,6 @@
 """Products with a 4-bit weight: what they are told, and how they run in floating point on any backend."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, Protocol
 
 import torch
@@ -55,12 +56,21 @@ def dequantize_into(out: Tensor, weight: StoredWeight, kernels: Dequantizer) -> 
 def float_linear(x: Tensor, weight: StoredWeight, bias: Tensor | None, dtype: torch.dtype, kernels: Dequantizer) -> Tensor:
     """x (rows, in) -> x W^T + bias (rows, out) in x's dtype, computed in `dtype`. A row with a NaN or an Inf becomes NaN."""
     wide_bias = None if bias is None else bias.to(dtype)
-    return _mark_broken(torch.nn.functional.linear(x.to(dtype), _dense(weight, dtype, kernels), wide_bias), x).to(x.dtype)
+    with in_given_dtypes(x.device.type):
+        product = torch.nn.functional.linear(x.to(dtype), _dense(weight, dtype, kernels), wide_bias)
+    return _mark_broken(product, x).to(x.dtype)
 
 
 def float_linear_backward(grad: Tensor, weight: StoredWeight, dtype: torch.dtype, kernels: Dequantizer) -> Tensor:
     """grad (rows, out) -> grad W (rows, in) in grad's dtype, computed in `dtype`. A row with a NaN or an Inf becomes NaN."""
-    return _mark_broken(torch.matmul(grad.to(dtype), _dense(weight, dtype, kernels)), grad).to(grad.dtype)
+    with in_given_dtypes(grad.device.type):
+        product = torch.matmul(grad.to(dtype), _dense(weight, dtype, kernels))
+    return _mark_broken(product, grad).to(grad.dtype)
+
+
+def in_given_dtypes(device_type: str) -> AbstractContextManager[object]:
+    """Products keep the dtypes they were given: autocast, which reaches inside ops, would choose again."""
+    return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()
 
 
 def _dense(weight: StoredWeight, dtype: torch.dtype, kernels: Dequantizer) -> Tensor:

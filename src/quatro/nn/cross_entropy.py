@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from quatro.format.errors import InputError, ShapeError
 from quatro.kernels.compute import dense_linear, dense_linear_backward, product_dtypes
+from quatro.kernels.products import in_given_dtypes
 
 IGNORED = torch.nn.CrossEntropyLoss().ignore_index
 """The label of a token without a loss: torch's own."""
@@ -87,8 +88,7 @@ def head_loss(
 
     hidden (tokens, in) · labels (tokens,). Products run in compute_dtype; logits, losses and their sums in float32 or float64.
     """
-    # Dtypes are chosen already; autocast would choose again for every product inside.
-    with torch.autocast(hidden.device.type, enabled=False):
+    with in_given_dtypes(hidden.device.type):
         return loss_by_chunks(hidden, weight, bias, labels, compute_dtype, chunk, wanted)
 
 

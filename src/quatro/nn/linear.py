@@ -157,7 +157,7 @@ class Linear4bit(nn.Linear):
         parts = (self.weight, self.absmax, self.nested_absmax, self.nested_offset, self.zeros)
         meaning = (self.spec.quant_type, self.spec.table, self.spec.block_size)
         choices = (compute, self.precision, chosen_name(input.device.type))
-        if _nobody_watches(input):
+        if nobody_watches(input):
             return ops.linear_now(input.to(output), ops.stored_weight(*parts, *meaning), self.bias, *choices)
         result: Tensor = ops.linear(input.to(output), *parts, self.bias, *meaning, *choices)
         return result
@@ -182,7 +182,7 @@ class Linear4bit(nn.Linear):
         )
 
 
-def _nobody_watches(input: Tensor) -> bool:
+def nobody_watches(input: Tensor) -> bool:
     """Whether neither autograd, nor torch.compile, nor a subclass of Tensor needs to see an operation."""
     return not torch.is_grad_enabled() and type(input) is Tensor and not torch.compiler.is_compiling()
 

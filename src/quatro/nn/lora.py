@@ -5,7 +5,6 @@ The method is LoRA (2106.09685) on a 4-bit base (QLoRA, 2305.14314); the numbers
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -15,7 +14,8 @@ from quatro.format.errors import InputError, ShapeError
 from quatro.kernels import ops
 from quatro.kernels.compute import product_dtypes
 from quatro.kernels.dispatch import chosen_name
-from quatro.nn.linear import Linear4bit, _nobody_watches
+from quatro.kernels.products import in_given_dtypes
+from quatro.nn.linear import Linear4bit, nobody_watches
 
 STRIP = 64
 """Tokens whose masked or widened copy is made at a time on a CPU."""
@@ -32,7 +32,7 @@ def lora_linear(x: Tensor, layer: Linear4bit, a: Tensor, b: Tensor, scaling: flo
     """
     _check(x, layer, a, b, dropout)
     output, compute = product_dtypes(x.dtype, x.device.type, layer.product_dtype)
-    step = _both_products if _nobody_watches(x) else lora_linear_op
+    step = _both_products if nobody_watches(x) else lora_linear_op
     y, _ = step(
         x,
         a,
@@ -99,7 +99,7 @@ def _both_products(
 ) -> tuple[Tensor, Tensor]:
     """-> y = x W^T + bias + scale * u B^T in output_dtype, u in adapter_dtype."""
     weight = ops.stored_weight(codes, absmax, nested_absmax, nested_offset, zeros, quant_type, table, block_size)
-    with _in_given_dtypes(x.device.type):
+    with in_given_dtypes(x.device.type):
         y = ops.linear_now(x.to(output_dtype), weight, bias, compute_dtype, precision, backend)
         u = _low_rank(x, mask, a.to(adapter_dtype))
         _add_product(y.view(-1, y.shape[-1]), u, b.to(adapter_dtype).T, scale)
@@ -140,7 +140,7 @@ def lora_linear_backward_op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """grad (..., out) -> gradients to x in grad's dtype, to A, to B; empty where codes, x or u is None."""
     for_x, for_a, for_b = grad.new_empty(0), a.new_empty(0), b.new_empty(0)
-    with _in_given_dtypes(grad.device.type):
+    with in_given_dtypes(grad.device.type):
         rows = _rows_of(grad).to(adapter_dtype)
         through_b = rows @ b.to(adapter_dtype)
         if codes is not None and absmax is not None:
@@ -191,11 +191,6 @@ def _gradients(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None,
 
 
 lora_linear_op.register_autograd(_gradients, setup_context=_save_for_backward)
-
-
-def _in_given_dtypes(device_type: str) -> AbstractContextManager[object]:
-    """Autocast has been heeded in choosing dtypes; within this block it changes none."""
-    return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()
 
 
 def _low_rank(x: Tensor, mask: Tensor | None, a: Tensor) -> Tensor:

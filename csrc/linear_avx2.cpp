@@ -1,5 +1,7 @@
 // x W^T with AVX2. A vector holds 4 weights of each of 4 outputs: a quad of activations is broadcast to it, and what the two
 // pairs of an output come to is added when a unit ends.
+#include <algorithm>
+
 #include "integer_rows.h"
 #include "product_avx2.h"
 
@@ -49,8 +51,9 @@ class Codes {
     transpose(out);
   }
 
-  // The same inputs of the outputs after these: their memory is asked for while these are computed.
-  void prefetch_next(int64_t at) const {
+  // The same inputs of the outputs after these: their memory is asked for while these are computed. Always inlined,
+  // because GCC drops calls of functions that only prefetch.
+  QUATRO_INLINE void prefetch_next(int64_t at) const {
     for (const uint8_t *row : rows_)
       _mm_prefetch(reinterpret_cast<const char *>(row + at / 2 + kLanes * bytes_), _MM_HINT_T0);
   }
@@ -67,20 +70,6 @@ class Codes {
   const uint8_t *rows_[kLanes];
 };
 
-void transpose(__m256 (&r)[8]) {  // 8 x 8 floats
-  __m256 s[8];
-  for (int i = 0; i < 8; i += 4) {
-    const __m256 a = _mm256_unpacklo_ps(r[i], r[i + 1]), b = _mm256_unpackhi_ps(r[i], r[i + 1]);
-    const __m256 c = _mm256_unpacklo_ps(r[i + 2], r[i + 3]), d = _mm256_unpackhi_ps(r[i + 2], r[i + 3]);
-    s[i] = _mm256_shuffle_ps(a, c, 0x44), s[i + 1] = _mm256_shuffle_ps(a, c, 0xee);
-    s[i + 2] = _mm256_shuffle_ps(b, d, 0x44), s[i + 3] = _mm256_shuffle_ps(b, d, 0xee);
-  }
-  for (int i = 0; i < 4; ++i) {
-    r[i] = _mm256_permute2f128_ps(s[i], s[4 + i], 0x20);
-    r[4 + i] = _mm256_permute2f128_ps(s[i], s[4 + i], 0x31);
-  }
-}
-
 // A thread's memory: 32 outputs at a time.
 struct Panel {
   Panel(const ProductJob &job, void *memory) : per_row(job.weight.inputs / job.weight.block) {
@@ -95,65 +84,62 @@ struct Panel {
   float *sums;            // (rows, 32)
 };
 
-// Up to 8 scales of one output that begin at `at`.
-class Scales {
+// The scales and zeros of a group of 32 outputs, turned so that a vector holds those of 8; past the last output it stands in.
+class Turn {
  public:
-  explicit Scales(const Weight &weight) : weight_(weight) {}
-
-  __m256 operator()(int64_t at, int64_t count) const {
-    if (weight_.absmax) return some(weight_.absmax + at, count);
-    int64_t bytes = 0;
-    __builtin_memcpy(&bytes, weight_.nested + at, static_cast<size_t>(count));
-    const __m256 values = _mm256_i32gather_ps(weight_.map, _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(bytes)), 4);
-    const int64_t group = at / weight_.group, left = (group + 1) * weight_.group - at;
-    __m256 absmax = _mm256_set1_ps(weight_.group_absmax[group]);
-    if (left < count) {
-      const __m256i beyond = _mm256_cmpgt_epi32(ramp(), _mm256_set1_epi32(static_cast<int>(left) - 1));
-      absmax = _mm256_blendv_ps(absmax, _mm256_set1_ps(weight_.group_absmax[group + 1]), _mm256_castsi256_ps(beyond));
+  Turn(const ProductJob &job, int64_t first, const Panel &panel) : job_(job), weight_(job.weight), per_row_(panel.per_row) {
+    for (int64_t i = 0; i < kForwardOutputs; ++i)
+      rows_[i] = (first + i < weight_.outputs ? first + i : weight_.outputs - 1) * per_row_;
+    if (weight_.absmax) {
+      turn(weight_.absmax, 1.0f, panel.scales);
+    } else {
+      look_up(panel.scales);
+      for (int64_t lane = 0; lane < kForwardOutputs; lane += kLanes) unnest(lane, panel.scales + lane);
     }
-    return _mm256_add_ps(_mm256_mul_ps(values, absmax), _mm256_set1_ps(weight_.mean));
-  }
-
-  static __m256 some(const float *numbers, int64_t count) {
-    return _mm256_maskload_ps(numbers, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), ramp()));
+    if (weight_.zeros) turn(weight_.zeros, job.steps_per_one, panel.zeros);
   }
 
  private:
-  static __m256i ramp() { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
-  const Weight &weight_;
-};
+  void turn(const float *numbers, float factor, float *out) const {
+    for (int64_t i = 0; i < kForwardOutputs; ++i)
+      for (int64_t at = 0; at < per_row_; ++at) out[at * kForwardOutputs + i] = numbers[rows_[i] + at] * factor;
+  }
 
-// Numbers of 32 outputs from `first`, `per_row` of each, to (per_row, 32).
-template <class Numbers>
-void fill(const Weight &weight, int64_t first, int64_t per_row, const Numbers &numbers, float *out) {
-  for (int64_t lane = 0; lane < kForwardOutputs; lane += kLanes)
-    for (int64_t at = 0; at < per_row; at += 8) {
-      __m256 r[8];
-      const int64_t count = per_row - at < 8 ? per_row - at : 8;
-      for (int64_t i = 0; i < 8; ++i) {
-        const int64_t row = first + lane + i < weight.outputs ? first + lane + i : weight.outputs - 1;
-        r[i] = numbers(row * per_row + at, count);
+  void look_up(float *out) const {  // one by one: faster than gathering
+    for (int64_t i = 0; i < kForwardOutputs; ++i)
+      for (int64_t at = 0; at < per_row_; ++at)
+        out[at * kForwardOutputs + i] = weight_.map[weight_.nested[rows_[i] + at]];
+  }
+
+  // map[code] of 8 outputs to map[code] * absmax of its group + mean; as many at once as no output meets a new group.
+  void unnest(int64_t lane, float *values) const {
+    const __m256 mean = _mm256_set1_ps(weight_.mean);
+    for (int64_t at = 0; at < per_row_;) {
+      alignas(32) float absmax[kLanes];
+      int64_t end = per_row_;
+      for (int64_t i = 0; i < kLanes; ++i) {
+        const int64_t place = rows_[lane + i] + at, group = place / weight_.group;
+        absmax[i] = weight_.group_absmax[group];
+        end = std::min(end, at + (group + 1) * weight_.group - place);
       }
-      transpose(r);
-      for (int64_t i = 0; i < count; ++i) _mm256_storeu_ps(out + (at + i) * kForwardOutputs + lane, r[i]);
+      for (const __m256 factors = _mm256_load_ps(absmax); at < end; ++at) {
+        float *eight = values + at * kForwardOutputs;
+        _mm256_storeu_ps(eight, _mm256_add_ps(_mm256_mul_ps(_mm256_loadu_ps(eight), factors), mean));
+      }
     }
-}
+  }
 
-void fill_scales(const ProductJob &job, int64_t first, const Panel &panel) {
-  fill(job.weight, first, panel.per_row, Scales(job.weight), panel.scales);
-  if (!job.weight.zeros) return;
-  const auto zeros = [&](int64_t at, int64_t count) {
-    return _mm256_mul_ps(Scales::some(job.weight.zeros + at, count), _mm256_set1_ps(job.steps_per_one));
-  };
-  fill(job.weight, first, panel.per_row, zeros, panel.zeros);
-}
+  const ProductJob &job_;
+  const Weight &weight_;
+  int64_t per_row_, rows_[kForwardOutputs];
+};
 
 // What the integer sums of unit u come to, for 8 outputs of the panel from `lane`.
 class UnitScales {
  public:
-  UnitScales(const ProductJob &job, const Panel &panel, int64_t u, int64_t lane)
+  UnitScales(const ProductJob &job, const Panel &panel, int64_t u, int64_t block, int64_t lane)
       : x_scales_(job.rows.scales + u * job.rows.count), x_sums_(job.rows.sums ? job.rows.sums + u * job.rows.count : nullptr) {
-    const int64_t at = u * job.rows.unit / job.weight.block * kForwardOutputs + lane;
+    const int64_t at = block * kForwardOutputs + lane;
     scales_ = _mm256_loadu_ps(panel.scales + at);
     zeros_ = _mm256_loadu_ps(panel.zeros + at);
   }
@@ -169,11 +155,16 @@ class UnitScales {
   __m256 scales_, zeros_;
 };
 
+__m256 some(const float *numbers, int64_t count) {  // the first 8, or fewer and zeros
+  const __m256i ramp = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return _mm256_maskload_ps(numbers, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(std::min<int64_t>(count, 8))), ramp));
+}
+
 void write(const ProductJob &job, int64_t t, int64_t output, __m256 total) {
   const int64_t count = job.weight.outputs - output;
   if (count <= 0) return;
   __m256 y = _mm256_mul_ps(_mm256_mul_ps(total, _mm256_set1_ps(job.unit_value)), _mm256_set1_ps(job.rows.powers[t]));
-  if (job.bias) y = _mm256_add_ps(y, Scales::some(job.bias + output, count < 8 ? count : 8));
+  if (job.bias) y = _mm256_add_ps(y, some(job.bias + output, count));
   store(job.out, job.dtype, t * job.weight.outputs + output, count, y);
 }
 
@@ -182,27 +173,29 @@ template <int unit, int tokens>
 void few(const ProductJob &job, int64_t first, const Panel &panel) {
   const __m256i table = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(job.steps));
   const ByteTables tables(table, table);
+  const int64_t units_of_block = job.weight.block / unit;
   for (int64_t lane = 0; lane < kForwardOutputs && first + lane < job.weight.outputs; lane += kLanes) {
     const Codes codes(job.weight, first + lane);
     __m256 total[tokens];
     unrolled<tokens>([&](auto t) QUATRO_INLINE { total[t] = _mm256_setzero_ps(); });
-    for (int64_t u = 0; u < job.rows.units; ++u) {
-      __m256i eights[unit / 8], sums[tokens][2];
-      codes.load(u * unit, eights);
-      if (u * unit % 128 == 0) codes.prefetch_next(u * unit);
-      unrolled<tokens>([&](auto t) QUATRO_INLINE { sums[t][0] = sums[t][1] = _mm256_setzero_si256(); });
-      const int16_t *x = job.rows.values + u * tokens * unit;
-      unrolled<unit / 8>([&](auto j) QUATRO_INLINE {
-        const Steps even(tables, high_nibbles(eights[j])), odd(tables, low_nibbles(eights[j]));
-        unrolled<tokens>([&](auto t) QUATRO_INLINE {
-          const __m256i evens = broadcast_quad(x + t * unit + 8 * j), odds = broadcast_quad(x + t * unit + 8 * j + 4);
-          sums[t][0] = add_pairs(add_pairs(sums[t][0], even.first, evens), odd.first, odds);
-          sums[t][1] = add_pairs(add_pairs(sums[t][1], even.second, evens), odd.second, odds);
+    for (int64_t block = 0, u = 0; block < panel.per_row; ++block)
+      for (const int64_t end = u + units_of_block; u < end; ++u) {
+        __m256i eights[unit / 8], sums[tokens][2];
+        codes.load(u * unit, eights);
+        if (u * unit % 128 == 0) codes.prefetch_next(u * unit);
+        unrolled<tokens>([&](auto t) QUATRO_INLINE { sums[t][0] = sums[t][1] = _mm256_setzero_si256(); });
+        const int16_t *x = job.rows.values + u * tokens * unit;
+        unrolled<unit / 8>([&](auto j) QUATRO_INLINE {
+          const Steps even(tables, high_nibbles(eights[j])), odd(tables, low_nibbles(eights[j]));
+          unrolled<tokens>([&](auto t) QUATRO_INLINE {
+            const __m256i evens = broadcast_quad(x + t * unit + 8 * j), odds = broadcast_quad(x + t * unit + 8 * j + 4);
+            sums[t][0] = add_pairs(add_pairs(sums[t][0], even.first, evens), odd.first, odds);
+            sums[t][1] = add_pairs(add_pairs(sums[t][1], even.second, evens), odd.second, odds);
+          });
         });
-      });
-      const UnitScales scales(job, panel, u, lane);
-      unrolled<tokens>([&](auto t) QUATRO_INLINE { total[t] = scales.add(t, sums[t][0], sums[t][1], total[t]); });
-    }
+        const UnitScales scales(job, panel, u, block, lane);
+        unrolled<tokens>([&](auto t) QUATRO_INLINE { total[t] = scales.add(t, sums[t][0], sums[t][1], total[t]); });
+      }
     unrolled<tokens>([&](auto t) QUATRO_INLINE { write(job, t, first + lane, total[t]); });
   }
 }
@@ -242,7 +235,7 @@ void multiply(const ProductJob &job, const Panel &panel, int64_t lane, int64_t t
         sums[i][1] = add_pairs(sums[i][1], second, four);
       });
     }
-    const UnitScales scales(job, panel, u, lane);
+    const UnitScales scales(job, panel, u, u * unit / job.weight.block, lane);
     unrolled<tokens>([&](auto i) QUATRO_INLINE {
       float *total = panel.sums + (t + i) * kForwardOutputs + lane;
       _mm256_storeu_ps(total, scales.add(t + i, sums[i][0], sums[i][1], _mm256_loadu_ps(total)));
@@ -278,7 +271,7 @@ void linear(const ProductJob &job, int64_t first, int64_t last, void *memory) {
   constexpr decltype(&few<unit, 1>) kFew[kFewRows] = {few<unit, 1>, few<unit, 2>, few<unit, 3>, few<unit, 4>};
   const Panel panel(job, memory);
   for (int64_t group = first; group < last; ++group) {
-    fill_scales(job, group * kForwardOutputs, panel);
+    Turn(job, group * kForwardOutputs, panel);
     if (job.rows.count <= kFewRows)
       kFew[job.rows.count - 1](job, group * kForwardOutputs, panel);
     else

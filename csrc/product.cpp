@@ -18,7 +18,7 @@ constexpr decltype(&dequantize_scales_scalar) kDequantizeScales[] = QUATRO_TWINS
 
 constexpr int kLargestStep = 4095;
 constexpr float kSmallestTable = 0x1p-20f;  // of a table's largest magnitude
-constexpr int64_t kLine = 64, kMostRows = int64_t{1} << 32, kMostSide = int64_t{1} << 32;
+constexpr int64_t kLine = 64, kMostRows = int64_t{1} << 32, kMostSide = int64_t{1} << 32, kMostGroup = 1 << 30;
 
 int64_t groups_of(int64_t items, int64_t size) { return (items + size - 1) / size; }
 int64_t whole_lines(int64_t bytes) { return groups_of(bytes, kLine) * kLine; }
@@ -68,8 +68,8 @@ bool valid_weight(const quatro_weight *weight, int64_t rows) {
       !weight->codes || !aligned(weight->zeros, alignof(float)))
     return false;
   if (weight->absmax) return aligned(weight->absmax, alignof(float));
-  return weight->nested && weight->group > 0 && weight->group % kUnit == 0 && floats(weight->map) &&
-         floats(weight->group_absmax) && floats(weight->mean);
+  return weight->nested && weight->group > 0 && weight->group <= kMostGroup && weight->group % kUnit == 0 &&
+         floats(weight->map) && floats(weight->group_absmax) && floats(weight->mean);
 }
 
 bool valid_steps(const int16_t *steps, float steps_per_one) {

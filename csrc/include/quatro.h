@@ -69,7 +69,7 @@ struct quatro_weight {
   const float *table; /* 16, by code */
   const float *absmax;
   const uint8_t *nested;
-  int64_t group;
+  int64_t group; /* a multiple of 32, at most 2^30 */
   const float *map; /* 256 */
   const float *group_absmax;
   const float *mean; /* one */

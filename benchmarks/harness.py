@@ -34,15 +34,19 @@ class Timing:
         return min(self.rounds)
 
 
-def interleaved(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
-    """Each contender once a round, in turn, after one warm-up: a noisy neighbor then slows all of them alike."""
+def interleaved(contenders: dict[str, Callable[[], object]], rounds: int, calls: int = 1) -> dict[str, Timing]:
+    """Each contender once a round, in turn, after one warm-up: a noisy neighbor then slows all of them alike.
+
+    calls: how often a turn runs it; a turn's time is the mean of one call.
+    """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(rounds + 1):
         for name, run in contenders.items():
             start = time.perf_counter()
-            result = run()
-            elapsed = (time.perf_counter() - start) * 1e3
-            del result  # freed before the next one allocates
+            for _ in range(calls):
+                result = run()
+                del result  # freed before the next one allocates
+            elapsed = (time.perf_counter() - start) * 1e3 / calls
             if turn:
                 times[name].append(elapsed)
     return {name: Timing(tuple(values)) for name, values in times.items()}

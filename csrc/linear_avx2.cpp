@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "integer_rows.h"
+#include "prefetch.h"
 #include "product_avx2.h"
 
 namespace quatro {
@@ -51,11 +52,9 @@ class Codes {
     transpose(out);
   }
 
-  // The same inputs of the outputs after these: their memory is asked for while these are computed. Always inlined,
-  // because GCC drops calls of functions that only prefetch.
+  // The same inputs of the outputs after these: their memory is asked for while these are computed.
   QUATRO_INLINE void prefetch_next(int64_t at) const {
-    for (const uint8_t *row : rows_)
-      _mm_prefetch(reinterpret_cast<const char *>(row + at / 2 + kLanes * bytes_), _MM_HINT_T0);
+    for (const uint8_t *row : rows_) ask_for(row + at / 2 + kLanes * bytes_, 1);
   }
 
  private:
@@ -90,6 +89,7 @@ class Turn {
   Turn(const ProductJob &job, int64_t first, const Panel &panel) : job_(job), weight_(job.weight), per_row_(panel.per_row) {
     for (int64_t i = 0; i < kForwardOutputs; ++i)
       rows_[i] = (first + i < weight_.outputs ? first + i : weight_.outputs - 1) * per_row_;
+    ask_for_scales(weight_, first + kForwardOutputs, per_row_);
     if (weight_.absmax) {
       turn(weight_.absmax, 1.0f, panel.scales);
     } else {

@@ -1,6 +1,7 @@
 // x W^T with AVX512: a vector holds pairs of adjacent weights of 16 outputs, and activations are broadcast to it pair by pair.
 #include "forward_scales_avx512.h"
 #include "integer_rows.h"
+#include "prefetch.h"
 #include "product_avx512.h"
 
 namespace quatro {
@@ -39,10 +40,9 @@ class Codes {
     transpose(out);
   }
 
-  // The same inputs of the outputs that come `outputs` later: their memory is asked for while these are computed. Always inlined,
-  // because GCC drops calls of functions that only prefetch.
+  // The same inputs of the outputs that come `outputs` later: their memory is asked for while these are computed.
   QUATRO_INLINE void prefetch(int64_t at, int64_t outputs) const {
-    for (const uint8_t *row : rows_) _mm_prefetch(reinterpret_cast<const char *>(row + at / 2 + outputs * bytes_), _MM_HINT_T1);
+    for (const uint8_t *row : rows_) ask_for(row + at / 2 + outputs * bytes_, 1);
   }
 
  private:
@@ -93,6 +93,7 @@ class Scales {
 
   void fill(int64_t first, const Panel &panel) const {
     const Weight &weight = job_.weight;
+    ask_for_scales(weight, first + kForwardOutputs, panel.per_row);
     for (int64_t half = 0; half < kForwardOutputs; half += 16) {
       const SixteenRows rows(first + half, weight.outputs, panel.per_row);
       if (weight.absmax)

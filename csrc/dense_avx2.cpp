@@ -3,6 +3,7 @@
 
 #include <immintrin.h>
 
+#include "prefetch.h"
 #include "quatro.h"
 #include "unrolled.h"
 
@@ -49,7 +50,11 @@ void multiply(const DenseJob &job, int64_t n, int64_t t) {
   const uint16_t *w = job.weight + n * job.inputs;
   const float *x = job.x + t * job.inputs;
   int64_t at = 0;
-  for (; at + kDenseLanes <= job.inputs; at += kDenseLanes) step(w + at, job.inputs, x + at, job.inputs);
+  for (; at + kDenseLanes <= job.inputs; at += kDenseLanes) {
+    if (at % (2 * kDenseLanes) == 0)  // a line of outputs to come
+      unrolled<outputs>([&](auto o) QUATRO_INLINE { ask_for(w + (4 * outputs + o) * job.inputs + at, 1); });
+    step(w + at, job.inputs, x + at, job.inputs);
+  }
   if (at < job.inputs) {
     uint16_t last_w[outputs][kDenseLanes] = {};
     float last_x[rows][kDenseLanes] = {};

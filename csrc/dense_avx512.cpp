@@ -3,6 +3,7 @@
 
 #include <immintrin.h>
 
+#include "prefetch.h"
 #include "quatro.h"
 #include "unrolled.h"
 
@@ -41,7 +42,11 @@ void multiply(const DenseJob &job, int64_t n, int64_t t) {
     });
   };
   int64_t at = 0;
-  for (; at + kDenseLanes <= job.inputs; at += kDenseLanes) step(at, 0xffff);
+  for (; at + kDenseLanes <= job.inputs; at += kDenseLanes) {
+    if (at % (2 * kDenseLanes) == 0)  // a line of outputs to come
+      unrolled<outputs>([&](auto o) QUATRO_INLINE { ask_for(w + (4 * outputs + o) * job.inputs + at, 1); });
+    step(at, 0xffff);
+  }
   if (at < job.inputs) step(at, static_cast<__mmask16>((1u << (job.inputs - at)) - 1));
   unrolled<outputs * rows>([&](auto i) QUATRO_INLINE {
     const int64_t output = n + i / rows;

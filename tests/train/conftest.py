@@ -44,14 +44,14 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def recipe(base: Path, rows: Path, tmp_path: Path) -> Callable[..., Recipe]:
-    """A recipe of eight short steps; keyword arguments replace or add sections, train's and data's keys one by one."""
+    """A recipe of eight short steps in float32; keyword arguments replace or add sections, train's and data's keys one by one."""
     return recipes(base, rows, tmp_path / "run")
 
 
 def recipes(base: Path, rows: Path, output_dir: Path) -> Callable[..., Recipe]:
     def make(train: dict[str, Any] | None = None, data: dict[str, Any] | None = None, **others: Any) -> Recipe:
         steps = {"max_steps": 8, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "learning_rate": 5e-3,
-                 "logging_steps": 1, "save_steps": 3, "eval_steps": 4}  # fmt: skip
+                 "logging_steps": 1, "save_steps": 3, "eval_steps": 4, "bf16": False}  # fmt: skip
         values = {
             "model": str(base),
             "lora": {"r": 4, "lora_alpha": 8, "lora_dropout": 0.1},

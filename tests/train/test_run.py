@@ -19,7 +19,7 @@ from quatro.format.errors import DatasetError, MachineError, RecipeError, Templa
 from quatro.integrations.adapters import attach
 from quatro.integrations.loading import load, load_tokenizer
 from quatro.train.directory import is_whole
-from quatro.train.recipe import Recipe
+from quatro.train.recipe import Recipe, recipe_of
 from quatro.train.result import Result
 from quatro.train.run import planned, prepare_data, resolve, train
 from quatro.train.trainer import QuatroTrainer
@@ -69,6 +69,22 @@ def _held_out(model: Any, recipe: Recipe) -> float:
             total += float(model(input_ids=ids, labels=labels).loss) * learned
         count += learned
     return total / count
+
+
+@pytest.mark.parametrize("units", [True, False])
+def test_a_run_is_in_bf16_where_the_machine_has_units_for_it_and_nothing_else_is_said(
+    base: Path, rows: Path, monkeypatch: pytest.MonkeyPatch, units: bool
+) -> None:
+    monkeypatch.setattr("quatro.train.run.has_bf16_units", lambda: units)
+
+    def decided(**train: bool) -> dict[str, Any]:
+        return resolve(recipe_of({"model": str(base), "data": {"train": str(rows)}, "output_dir": "x", "train": train}))[
+            0
+        ].train
+
+    assert decided()["bf16"] is units
+    assert decided(bf16=not units)["bf16"] is not units
+    assert "bf16" not in decided(fp16=False)
 
 
 def test_a_run_directory_says_what_was_done(whole: Result) -> None:

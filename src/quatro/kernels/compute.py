@@ -26,6 +26,13 @@ def cpu_has_bf16_units() -> bool:
     return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))
 
 
+def has_bf16_units() -> bool:
+    """Whether the device that models are trained on, the GPU if there is one, multiplies bfloat16 in hardware."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return cpu_has_bf16_units()
+
+
 @constant_when_compiled
 def product_dtypes(input_dtype: torch.dtype, device_type: str, wanted: str) -> tuple[torch.dtype, torch.dtype]:
     """(dtype of the output, dtype the product runs in).

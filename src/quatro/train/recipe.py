@@ -28,7 +28,8 @@ DEFAULTS: dict[str, Any] = {
     "save_total_limit": 3,
     "seed": 42,
 }
-"""`train:` where a recipe says nothing; steps below 1 are shares of the whole run. Rates as in QLoRA, arXiv 2305.14314."""
+"""`train:` where a recipe says nothing; steps below 1 are shares of the whole run. Rates as in QLoRA, arXiv 2305.14314. bf16, without
+bf16 or fp16 in the recipe, is whether the machine multiplies in bfloat16: decided when a run starts, and kept with it."""
 
 
 class _Section(BaseModel):
@@ -97,9 +98,10 @@ class Recipe(_Section):
         found: dict[str, Any] = self.model_dump(mode="json")
         return found if self.method == "qlora" else {key: value for key, value in found.items() if key != "quantization"}
 
-    def with_max_length(self, length: int) -> "Recipe":
-        """The same run with the sequence length decided."""
-        return self.model_copy(update={"data": self.data.model_copy(update={"max_length": length})})
+    def decided(self, max_length: int, bf16: bool) -> "Recipe":
+        """The same run with the sequence length and, where the recipe names no precision, bfloat16 or not."""
+        train = self.train if {"bf16", "fp16"} & self.train.keys() else {**self.train, "bf16": bf16}
+        return self.model_copy(update={"data": self.data.model_copy(update={"max_length": max_length}), "train": train})
 
 
 def recipe_of(values: Mapping[str, Any]) -> Recipe:

@@ -14,6 +14,7 @@ from quatro.data.packing import packed
 from quatro.data.prepare import Prepared, prepare
 from quatro.integrations.files import whole_file
 from quatro.integrations.loading import load_tokenizer
+from quatro.kernels.compute import has_bf16_units
 from quatro.train.apart import check_documents_stay_apart
 from quatro.train.arguments import training_arguments
 from quatro.train.curve import draw_losses, points
@@ -48,9 +49,9 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, cons
 
 
 def resolve(recipe: Recipe) -> tuple[Recipe, PreTrainedTokenizerBase]:
-    """The recipe with its sequence length decided, and the model's tokenizer. Raises CheckpointError without a model."""
+    """The recipe with its sequence length and precision decided, and the model's tokenizer. Raises CheckpointError without a model."""
     tokenizer = load_tokenizer(recipe.model)
-    return recipe.with_max_length(reading_length(recipe.model, recipe.data.max_length)), tokenizer
+    return recipe.decided(reading_length(recipe.model, recipe.data.max_length), has_bf16_units()), tokenizer
 
 
 def prepare_data(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Prepared:

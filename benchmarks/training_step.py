@@ -37,6 +37,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from workers import Race, ResidentMemory, Turn, Worker, answer
 
 from quatro.train.arguments import training_arguments
+from quatro.train.checkpointing import keep_products
 from quatro.train.model import adapted_model
 from quatro.train.recipe import Recipe, recipe_of
 from quatro.train.trainer import QuatroTrainer
@@ -79,8 +80,10 @@ def quatro_peft_model(directory: str) -> PeftModel:
 
 
 def quatro_step_model(directory: str) -> PeftModel:
-    """As `quatro train` makes it."""
-    return checkpointed(adapted_model(recipe(directory)))
+    """As `quatro train` makes it with gradient_checkpointing: true."""
+    model = adapted_model(recipe(directory))
+    keep_products(model)
+    return model
 
 
 def quatro_step_loss(model: PeftModel, directory: str) -> Callable[[Tensor], Tensor]:

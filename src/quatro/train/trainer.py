@@ -15,6 +15,7 @@ from transformers.training_args import ParallelMode
 
 from quatro.data.encode import IGNORED
 from quatro.format.errors import MachineError
+from quatro.train.checkpointing import KeepProducts
 from quatro.train.directory import CHECKPOINT, last_checkpoint
 from quatro.train.head import Head, refusal
 from quatro.train.saving import DISK_ERRORS
@@ -31,6 +32,7 @@ class QuatroTrainer(Trainer):
     def __init__(self, **options: Any) -> None:
         super().__init__(compute_metrics=token_loss, **options)
         self.add_callback(StopAtBrokenGradient())
+        self.add_callback(KeepProducts())
         self.tokens_trained = 0
         self.seconds_evaluating = 0.0
         self.head = self._head()

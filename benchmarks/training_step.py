@@ -37,7 +37,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from workers import Race, ResidentMemory, Turn, Worker, answer
 
 from quatro.train.arguments import training_arguments
-from quatro.train.checkpointing import keep_products
+from quatro.train.checkpointing import checkpoint_layers, keep_products
 from quatro.train.model import adapted_model
 from quatro.train.recipe import Recipe, recipe_of
 from quatro.train.trainer import QuatroTrainer
@@ -122,7 +122,7 @@ WARMUPS = 1
 
 
 def checkpointed(model: PreTrainedModel | PeftModel) -> Any:
-    model.gradient_checkpointing_enable()
+    checkpoint_layers(model)
     return model
 
 

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +7,7 @@ import pytest
 import torch
 
 from quatro.kernels import native
-from quatro.train.checkpointing import keep_products
+from quatro.train.checkpointing import checkpoint_layers, keep_products
 from quatro.train.model import adapted_model
 from quatro.train.recipe import Recipe
 from quatro.train.run import train
@@ -39,17 +40,13 @@ def gradients(recipe: Recipe, prepare: Callable[[Any], None]) -> dict[str, torch
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
-def recomputing(model: Any) -> None:
-    model.gradient_checkpointing_enable({"use_reentrant": False})
-
-
 def test_kept_products_give_the_same_gradients_and_are_not_computed_again(
     recipe: Callable[..., Recipe], products: list[int]
 ) -> None:
     """With dropout: the masks of the backward pass must be those of the forward pass."""
     plain = gradients(recipe(), lambda model: None)
     assert len(products) == LINEAR_LAYERS
-    for prepare, again in ((keep_products, 0), (recomputing, LINEAR_LAYERS)):
+    for prepare, again in ((keep_products, 0), (partial(checkpoint_layers, use_reentrant=False), LINEAR_LAYERS)):
         products.clear()
         found = gradients(recipe(), prepare)
         assert len(products) == LINEAR_LAYERS + again

@@ -26,8 +26,13 @@ class KeepProducts(TrainerCallback):
 
 def keep_products(model: nn.Module) -> None:
     """Checkpoint every layer of a transformers or PEFT model, keeping products with its 4-bit weights and its attention's result."""
+    checkpoint_layers(model, use_reentrant=False, context_fn=partial(create_selective_checkpoint_contexts, _policy))
+
+
+def checkpoint_layers(model: nn.Module, **options: Any) -> None:
+    """Checkpoint every layer by the name that this version of transformers has for it. options: torch.utils.checkpoint's."""
     enable: Any = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False, "context_fn": partial(create_selective_checkpoint_contexts, _policy)})
+    enable(options)
 
 
 def _policy(context: Any, op: Any, *args: Any, **options: Any) -> CheckpointPolicy:

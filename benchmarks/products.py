@@ -4,7 +4,7 @@
 
 y = x W^T (and the gradient to x) for 1 to 1024 rows of x in float32, W 4096 x 4096 and 11008 x 4096, nf4 with double quantization,
 blocks of 64. Every call takes another weight, of which there are four times the last cache, so that weights come from memory as
-they do in a model; and a contender's turn is eight calls in a row (two from 32 rows on), as layers follow each other. --avx2 keeps torch and quatro from wider instructions (bitsandbytes chooses its own).
+they do in a model; and a contender's turn is 64 calls in a row for one row, fewer for more rows, as layers follow each other. --avx2 keeps torch and quatro from wider instructions (bitsandbytes chooses its own).
 
 bitsandbytes is there twice. "bitsandbytes layer" is its Linear4bit in evaluation without gradients, as its users generate: where the
 processor has AVX512-BF16 it packs the weight anew and multiplies in bfloat16. "bitsandbytes dequantize" is what it does in training, and on
@@ -35,8 +35,8 @@ from quatro.kernels import native
 from quatro.nn import Linear4bit
 
 BLOCK = 64
-SHAPES = ((4096, 4096),)
-ROWS = (1, 8, 64, 256, 1024)
+SHAPES = ((4096, 4096), (11008, 4096))
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 IN_THE_TABLE = (1, 8, 64, 256, 1024)
 LAST_CACHE = 32 << 20
 MOST = {
@@ -175,7 +175,7 @@ def measure(products: dict[str, Product], width: int, rounds: int) -> dict[int, 
     for count in ROWS:
         x = torch.randn(count, width)
         found[count] = interleaved(
-            {name: partial(product, x) for name, product in products.items()}, rounds, calls=8 if count < 32 else 2
+            {name: partial(product, x) for name, product in products.items()}, rounds, calls=max(2, 64 // count)
         )
     return found
 

@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,3 +30,17 @@ def run_fresh(tmp_path: Path):
         return done.stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tiny_with_tokenizer(tiny_llama, tmp_path_factory):
+    """The tiny Llama with a tokenizer of 96 single characters."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    directory = tmp_path_factory.mktemp("with-tokenizer") / "model"
+    shutil.copytree(tiny_llama, directory)
+    tokenizer = Tokenizer(models.WordLevel({chr(32 + i): i for i in range(96)}, unk_token=" "))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=" ", pad_token="~", eos_token="}").save_pretrained(directory)
+    return directory

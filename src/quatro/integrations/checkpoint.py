@@ -6,7 +6,8 @@ Format: https://github.com/huggingface/safetensors. Nothing is mapped: what was 
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,26 +28,17 @@ DTYPES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class StoredTensor:
-    """A tensor where it lies: `begin` is counted from the start of the file. Answers as safetensors' own slices do."""
+class LazyTensor(ABC):
+    """A tensor that is not in memory yet; answers as safetensors' own slices do, which is what transformers asks for."""
 
     name: str
-    file: Path
     dtype: str
     shape: tuple[int, ...]
-    begin: int
-    nbytes: int
+    """dtype by the name that safetensors has for it."""
 
+    @abstractmethod
     def read(self) -> Tensor:
-        """Its numbers, in memory of their own. Raises CheckpointError if the file has become shorter, MachineError if it cannot be read."""
-        flat = torch.empty(self.nbytes, dtype=torch.uint8)
-        try:
-            with self.file.open("rb", buffering=0) as file:
-                _fill(file.fileno(), memoryview(flat.numpy()), self)
-        except OSError as error:
-            raise MachineError(f"could not read {self.file}: {error.strerror or error}") from error
-        return flat.view(DTYPES[self.dtype]).view(self.shape)
+        """Its numbers, in memory of their own."""
 
     def get_shape(self) -> list[int]:
         """As safetensors names it."""
@@ -57,8 +49,44 @@ class StoredTensor:
         return self.dtype
 
     def __getitem__(self, index: Any) -> Tensor:
-        """[...] is all of it, which is what transformers asks for."""
+        """[...] is all of it."""
         return self.read()[index]
+
+
+@dataclass(frozen=True)
+class StoredTensor(LazyTensor):
+    """A tensor where it lies: `begin` is counted from the start of the file."""
+
+    name: str
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    nbytes: int
+
+    def read(self) -> Tensor:
+        """Its numbers. Raises CheckpointError if the file has become shorter, MachineError if it cannot be read."""
+        flat = torch.empty(self.nbytes, dtype=torch.uint8)
+        try:
+            with self.file.open("rb", buffering=0) as file:
+                _fill(file.fileno(), memoryview(flat.numpy()), self)
+        except OSError as error:
+            raise MachineError(f"could not read {self.file}: {error.strerror or error}") from error
+        return flat.view(DTYPES[self.dtype]).view(self.shape)
+
+
+@dataclass(frozen=True)
+class ComputedTensor(LazyTensor):
+    """A tensor that is made of others when it is asked for."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    compute: Callable[[], Tensor]
+
+    def read(self) -> Tensor:
+        """What `compute` gives."""
+        return self.compute()
 
 
 class Checkpoint(Mapping[str, StoredTensor]):
@@ -87,7 +115,9 @@ class Checkpoint(Mapping[str, StoredTensor]):
 def tensors_of(path: Path) -> dict[str, StoredTensor]:
     """The tensors of one safetensors file, by name; only its header is read."""
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing; download the checkpoint again, or name the directory that holds all its files")
+        raise CheckpointError(
+            f"{path} is missing; download the checkpoint again, or name the directory that holds all its files"
+        )
     size = path.stat().st_size
     header, start = _header(path, size)
     metadata = header.pop("__metadata__", {})
@@ -160,9 +190,13 @@ def _entry(path: Path, name: str, entry: Any, start: int, size: int) -> StoredTe
     if any(not isinstance(number, int) or isinstance(number, bool) or number < 0 for number in numbers):
         raise CheckpointError(_broken(path, f"{name} has a shape or an offset that is no natural number"))
     if dtype not in DTYPES:
-        raise CheckpointError(f"{path.name}: {name} is stored as {dtype!r}, which quatro does not read; it reads {', '.join(DTYPES)}")
+        raise CheckpointError(
+            f"{path.name}: {name} is stored as {dtype!r}, which quatro does not read; it reads {', '.join(DTYPES)}"
+        )
     if end - begin != math.prod(shape) * DTYPES[dtype].itemsize or start + end > size:
-        raise CheckpointError(_broken(path, f"{name} should be {list(shape)} of {dtype}, at bytes {begin} to {end} of {size - start}"))
+        raise CheckpointError(
+            _broken(path, f"{name} should be {list(shape)} of {dtype}, at bytes {begin} to {end} of {size - start}")
+        )
     return StoredTensor(name, path, dtype, shape, start + begin, end - begin)
 
 

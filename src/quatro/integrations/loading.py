@@ -1,17 +1,30 @@
-"""From a directory or a hub id to a 4-bit model and its tokenizer."""
+"""From a directory or a hub id to a 4-bit model and its tokenizer, in the memory of the result and two tensors."""
 
-import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
-from quatro.format.errors import CheckpointError, QuatroError, did_you_mean
+from quatro.format.errors import CheckpointError, QuatroError
+from quatro.integrations import bitsandbytes
 from quatro.integrations.adapters import attach
-from quatro.integrations.config import QUANT_METHOD, QuatroConfig
+from quatro.integrations.checkpoint import Checkpoint, LazyTensor
+from quatro.integrations.config import QuatroConfig
+from quatro.integrations.sources import has_safetensors, quantization_of, source_directory
+from quatro.integrations.streaming import Progress, Stream, nbytes
+from quatro.integrations.summary import left_behind, one_line
 
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+logger = logging.getLogger("quatro")
+
+Total = Progress
+"""Called once with the bytes that will be read."""
 
 
 def load(
@@ -25,33 +38,157 @@ def load(
     precision: str = "high",
     skip_modules: list[str] | None = None,
     config: QuatroConfig | None = None,
+    revision: str | None = None,
+    device_map: Any = None,
+    offload_folder: str | Path | None = None,
+    total: Total | None = None,
+    progress: Progress | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model with 4-bit linear layers, in evaluation mode, with its tokenizer and, if named, its adapter.
+    """A model with 4-bit linear layers, in evaluation mode, with its tokenizer and, if named, its adapter.
 
-    id_or_dir: a directory, or a hub id. A directory that quatro saved is loaded as it is, and the quantization
-        arguments do not apply to it. config: all of them as one value instead.
-    Raises CheckpointError for a model that is missing, broken or quantized by others, NonFiniteError for NaN or Inf weights.
+    id_or_dir: a directory, or a hub id (revision: of it). Weights of 32 or 16 bits are quantized while they are read; a directory in
+        4 bits already, of quatro or bitsandbytes, is loaded as it is, and quant_type, block_size and double_quant do not apply.
+    config: all of the quantization's arguments as one value instead. device_map, offload_folder: transformers' own.
+    total, progress: told how many bytes there are to read, and each tensor's when it was read.
+    Raises CheckpointError for a model that is missing, broken or quantized by others, NonFiniteError for NaN or Inf weights,
+    MachineError for a hub out of reach.
     """
     chosen = config or QuatroConfig(quant_type, block_size, double_quant, compute_dtype, skip_modules, precision)
-    source = _checked_source(id_or_dir)
-    already = _refuse_foreign_quantization(source, _read_config(source))
-    options: dict[str, Any] = {} if already else {"quantization_config": chosen}
-    model = _from_pretrained(AutoModelForCausalLM, source, dtype="auto", **options)
+    source = source_directory(id_or_dir, revision)
+    method = quantization_of(source)
+    if device_map is not None or not has_safetensors(source):
+        model = _by_transformers(source, method, chosen, device_map, offload_folder)
+    else:
+        model = _streamed(source, method, chosen, total or _nobody, progress or _nobody)
     tokenizer = load_tokenizer(source)
     _check_vocabulary(model, tokenizer, source)
+    _tell(model)
     return (model if adapter is None else attach(model, adapter)), tokenizer
 
 
-def load_tokenizer(id_or_dir: str | Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(id_or_dir: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of a model. Raises CheckpointError where there is none that can be read."""
-    return _from_pretrained(AutoTokenizer, _checked_source(id_or_dir))
+    source = source_directory(id_or_dir, revision)
+    return _without_tracebacks("tokenizer", source, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False))
 
 
-def _from_pretrained(auto: type, source: str, **options: Any) -> Any:
-    """transformers' loader, its expected failures turned into one sentence."""
-    what = "tokenizer" if auto is AutoTokenizer else "model"
+def _streamed(source: Path, method: str | None, chosen: QuatroConfig, total: Total, progress: Progress) -> PreTrainedModel:
+    """Through transformers' own loader, which is given tensors that are read when it asks for them."""
+    tensors: Mapping[str, LazyTensor] = Checkpoint(source)
+    total(sum(map(nbytes, tensors.values())))
+    config = _without_tracebacks("configuration", source, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
+    options: dict[str, Any] = {}
+    if method is None:
+        options = {"quantization_config": chosen}
+    elif method == bitsandbytes.QUANT_METHOD:
+        config.quantization_config, tensors = _from_bitsandbytes(config, tensors, chosen)
+    with Stream(tensors, progress, ahead=method is None) as stream, _quiet_transformers():
+        model, info = _without_tracebacks(
+            "model",
+            source,
+            lambda: model_class(config).from_pretrained(
+                None,
+                config=config,
+                state_dict=stream.state_dict(),
+                dtype=_dtype(config, tensors),
+                output_loading_info=True,
+                **options,
+            ),
+        )
+    _check_complete(source, info)
+    return _named(model, source)
+
+
+def _by_transformers(
+    source: Path, method: str | None, chosen: QuatroConfig, device_map: Any, offload_folder: str | Path | None
+) -> PreTrainedModel:
+    """For pickled weights (which transformers reads without running code) and for models spread over devices or to the disk."""
+    if method == bitsandbytes.QUANT_METHOD:
+        raise CheckpointError(
+            f"{source} is in bitsandbytes' layout, which quatro loads from safetensors and without a device_map"
+        )
+    config = _without_tracebacks("configuration", source, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
+    options: dict[str, Any] = {} if method else {"quantization_config": chosen}
+    if device_map is not None:
+        options |= {"device_map": device_map, "offload_folder": None if offload_folder is None else str(offload_folder)}
+    found: PreTrainedModel = _without_tracebacks(
+        "model", source, lambda: model_class(config).from_pretrained(source, dtype="auto", weights_only=True, **options)
+    )
+    return found
+
+
+def model_class(config: PreTrainedConfig) -> Any:
+    """The class that a checkpoint is loaded into: its causal language model or, for models that are none, what its config names."""
+    mapping: Any = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    named = [getattr(transformers, name, None) for name in getattr(config, "architectures", None) or []]
+    if type(config) in mapping:
+        return mapping[type(config)]
+    if named and named[0] is not None:
+        return named[0]
+    raise CheckpointError(
+        f"transformers {transformers.__version__} knows no model to load {type(config).__name__} into; its config.json should name one "
+        "under architectures"
+    )
+
+
+def _from_bitsandbytes(
+    config: PreTrainedConfig, tensors: Mapping[str, LazyTensor], chosen: QuatroConfig
+) -> tuple[dict[str, Any], dict[str, LazyTensor]]:
+    """(quatro's quantization_config for it, the tensors by quatro's names)."""
+    found, spec = bitsandbytes.from_bitsandbytes(tensors)
+    theirs: Any = config.quantization_config
+    theirs = theirs if isinstance(theirs, dict) else theirs.to_dict()
+    skipped = theirs.get("llm_int8_skip_modules")
+    options = (chosen.compute_dtype, skipped, chosen.precision)
+    return QuatroConfig(spec.quant_type, spec.block_size, spec.double_quant, *options).to_dict(), found
+
+
+def _dtype(config: PreTrainedConfig, tensors: Mapping[str, LazyTensor]) -> torch.dtype:
+    """What the checkpoint says of itself, else what its first matrix of floats is."""
+    named: torch.dtype | None = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
+    if named is not None:
+        return named
+    by_name = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    return next((by_name[t.dtype] for t in tensors.values() if t.dtype in by_name and len(t.shape) > 1), torch.float32)
+
+
+def _named(model: PreTrainedModel, source: Path) -> PreTrainedModel:
+    """With what transformers adds when it loads by a name: where it is from, and how it generates."""
+    model.name_or_path = model.config._name_or_path = str(source)
+    if model.can_generate() and (source / "generation_config.json").is_file():
+        model.generation_config = _without_tracebacks(
+            "generation configuration", source, lambda: GenerationConfig.from_pretrained(source)
+        )
+    return model
+
+
+def _check_complete(source: Path, info: Mapping[str, Any]) -> None:
+    """transformers fills what is missing with random numbers and goes on."""
+    missing = sorted(info["missing_keys"])
+    if missing:
+        more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
+        raise CheckpointError(
+            f"{source} does not hold {', '.join(missing[:4])}{more}, which its architecture needs; the checkpoint is another model's, "
+            "or not whole"
+        )
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Without transformers' bar of tensors; bytes are told by `progress`."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
     try:
-        return auto.from_pretrained(source, **options)
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _without_tracebacks(what: str, source: Path, read: Any) -> Any:
+    """What transformers reads, its expected failures turned into one sentence."""
+    try:
+        return read()
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         if isinstance(error, QuatroError):
             raise
@@ -59,63 +196,20 @@ def _from_pretrained(auto: type, source: str, **options: Any) -> Any:
         raise CheckpointError(f"could not load the {what} from {source}: {lines[0]}") from error
 
 
-def _checked_source(id_or_dir: str | Path) -> str:
-    """The argument as transformers takes it; a path that cannot be a model is refused before anything is read."""
-    text = str(id_or_dir)
-    if not text:
-        raise CheckpointError("the model's name is empty, so it does not exist; name a directory or a hub id")
-    path = Path(text).expanduser()
-    if path.is_dir():
-        _check_directory(path)
-        return str(path)
-    if path.exists():
-        raise CheckpointError(f"{text} is a file; name the directory that holds config.json and the weights")
-    if isinstance(id_or_dir, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
-        raise CheckpointError(f"{text} does not exist; name a directory with config.json and weights, or a hub id")
-    return text
-
-
-def _check_directory(path: Path) -> None:
-    if not (path / "config.json").is_file():
-        hint = (
-            f"; it holds an adapter, so name its base model and pass --adapter {path}"
-            if (path / "adapter_config.json").is_file()
-            else ""
-        )
-        raise CheckpointError(f"{path} has no config.json, so it is not a model directory{hint}")
-    if not any((path / name).is_file() for name in WEIGHTS):
-        raise CheckpointError(f"{path} has a config.json but no weights; one of {', '.join(WEIGHTS)} is needed")
-
-
-def _read_config(source: str) -> dict[str, Any]:
-    """A local directory's config.json, or nothing for a hub id."""
-    file = Path(source) / "config.json"
-    if not file.is_file():
-        return {}
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not readable JSON: {error}") from error
-    if not isinstance(config, dict) or "model_type" not in config:
-        raise CheckpointError(f"{file} names no model_type; it is not a transformers configuration")
-    return config
-
-
-def _refuse_foreign_quantization(source: str, config: dict[str, Any]) -> bool:
-    """Whether the checkpoint is quatro's own already. Raises CheckpointError for another library's."""
-    method = (config.get("quantization_config") or {}).get("quant_method")
-    if method not in (None, QUANT_METHOD):
-        known = did_you_mean(str(method), [QUANT_METHOD])
-        raise CheckpointError(
-            f"{source} is already quantized with quant_method {method!r}; {known}, or start from its 16-bit weights"
-        )
-    return method == QUANT_METHOD
-
-
-def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str) -> None:
+def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: Path) -> None:
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise CheckpointError(
             f"the tokenizer of {source} has {len(tokenizer)} tokens but the embedding only {rows} rows; "
             "it belongs to another model, or tokens were added without resizing the embedding"
         )
+
+
+def _tell(model: PreTrainedModel) -> None:
+    for name, count in left_behind(model).items():
+        logger.warning("%s stays dense: %.1f million weights that quatro does not quantize", name, count / 1e6)
+    logger.info("%s", one_line(model))
+
+
+def _nobody(count: int) -> None:
+    """Hears it."""

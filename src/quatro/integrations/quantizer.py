@@ -1,5 +1,6 @@
 """transformers' quantizer interface: quantize while loading, or load what was quantized before."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ class QuatroHfQuantizer(HfQuantizer):
         super().__init__(quantization_config, **kwargs)
         self.dense_layers: dict[str, str] = {}
         self.failure: NonFiniteError | None = None
+        self.layout: Callable[[PreTrainedModel], dict[str, Tensor]] | None = None
+        """What save_pretrained writes, where that is not the modules' own state dict."""
 
     @property
     def quantized_element_size(self) -> float:
@@ -45,6 +48,10 @@ class QuatroHfQuantizer(HfQuantizer):
     def is_serializable(self) -> bool:
         """save_pretrained writes codes and scales under the modules' own names."""
         return True
+
+    def get_state_dict_and_metadata(self, model: PreTrainedModel) -> tuple[dict[str, Tensor] | None, dict[str, str]]:
+        """None is the model's own."""
+        return None if self.layout is None else self.layout(model), {}
 
     def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **kwargs: Any) -> bool:
         """Only the weights of the layers that were put in place."""

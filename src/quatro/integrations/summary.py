@@ -1,10 +1,16 @@
 """What a loaded model is made of: weights in 4 bits, what stayed dense and why, bytes."""
 
+import resource
+import sys
 from dataclasses import dataclass
 
 from torch import nn
 
 from quatro.nn.linear import Linear4bit
+
+LEAST_LARGE, LARGE_SHARE = 1 << 16, 0.01
+"""A matrix is large from so many weights and this share of the model's."""
+SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -35,3 +41,35 @@ def summarize(model: nn.Module) -> ModelSummary:
     dense = getattr(getattr(model, "hf_quantizer", None), "dense_layers", {})
     parameters = in_4bit + others
     return ModelSummary(parameters, in_4bit, stored, 2 * parameters, 8 * bytes_4bit / max(in_4bit, 1), dict(dense))
+
+
+def left_behind(model: nn.Module) -> dict[str, int]:
+    """{name: weights} of large float matrices that nobody decided to leave dense, and no embedding or convolution is."""
+    decided = set(getattr(getattr(model, "hf_quantizer", None), "dense_layers", {}))
+    large = max(LEAST_LARGE, LARGE_SHARE * summarize(model).parameters)
+    kinds = dict(model.named_modules())
+    found = {}
+    for name, parameter in model.named_parameters():
+        owner = name.rpartition(".")[0]
+        expected = owner in decided or isinstance(kinds[owner], (nn.Embedding, nn.modules.conv._ConvNd))
+        if parameter.is_floating_point() and parameter.dim() > 1 and parameter.numel() >= large and not expected:
+            found[name] = parameter.numel()
+    return found
+
+
+def one_line(model: nn.Module) -> str:
+    """What a model that was just loaded is made of, and the most memory that this process has had."""
+    summary = summarize(model)
+    dense = ", ".join(f"{name} ({reason})" for name, reason in list(summary.dense_layers.items())[:SHOWN])
+    more = f" and {len(summary.dense_layers) - SHOWN} more" if len(summary.dense_layers) > SHOWN else ""
+    return (
+        f"{summary.parameters / 1e6:,.1f} million parameters, {summary.share_in_4bit:.1%} in 4 bits; "
+        f"dense: embeddings, norms{', ' + dense if dense else ''}{more}; {summary.bytes / 1e6:,.0f} MB, "
+        f"peak of the process {_peak_resident() / 1e6:,.0f} MB"
+    )
+
+
+def _peak_resident() -> int:
+    """Bytes, files that are mapped included."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -189,7 +189,7 @@ def _entry(path: Path, name: str, entry: Any, start: int, size: int) -> StoredTe
         raise CheckpointError(_broken(path, f"{name} has no dtype, shape and data_offsets")) from None
     if any(not isinstance(number, int) or isinstance(number, bool) or number < 0 for number in numbers):
         raise CheckpointError(_broken(path, f"{name} has a shape or an offset that is no natural number"))
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise CheckpointError(
             f"{path.name}: {name} is stored as {dtype!r}, which quatro does not read; it reads {', '.join(DTYPES)}"
         )

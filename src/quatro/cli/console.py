@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,8 +16,10 @@ from rich.markup import escape
 out = Console(highlight=False, soft_wrap=False)
 err = Console(stderr=True, highlight=False)
 
+Count = Callable[[int], None]
+
 QUIET_ENVIRONMENT = {
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "0" if err.is_terminal else "1",
     "HF_HUB_VERBOSITY": "error",
     "TRANSFORMERS_VERBOSITY": "error",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
@@ -54,6 +56,23 @@ def busy(text: str) -> Iterator[None]:
     """A spinner on a terminal's stderr while something runs; nothing elsewhere."""
     with err.status(f"[dim]{escape(text)}[/]", spinner="dots"):
         yield
+
+
+@contextmanager
+def reading(text: str) -> Iterator[tuple[Count, Count]]:
+    """A bar of bytes with speed and time left on a terminal's stderr: yields who is told of all bytes, and who of each part's."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("[dim]{task.description}[/]"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task(escape(text), total=None)
+        yield lambda count: bar.update(task, total=count), lambda count: bar.update(task, advance=count)
 
 
 class Notes(logging.Handler):

@@ -4,7 +4,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quatro.cli.console import busy
+from quatro.cli.console import busy, err, reading, say
 from quatro.format.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -25,18 +25,31 @@ def demo_asset(*parts: str) -> Path:
 
 
 def load_model(name: str, adapter: str | None = None, **options: Any) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    """The 4-bit model and its tokenizer, with a spinner while it loads. Options are those of quatro.load.
+    """The 4-bit model and its tokenizer, with a bar of bytes while it is read. Options are those of quatro.load.
 
     An adapter that brings a tokenizer was trained with that one and its chat template, so that one is used.
     """
-    source = model_path(name)
-    local = Path(source).expanduser().exists()
-    with busy(f"loading {name}" if local else f"{name} is no directory here; looking for it on the hub"):
+    source = _here(model_path(name), name)
+    with busy("loading libraries"):
         from quatro.integrations.loading import load
-
-        model, tokenizer = load(source, adapter=adapter, **options)
+        from quatro.integrations.summary import one_line
+    with reading(f"loading {name}") as (total, progress):
+        model, tokenizer = load(source, adapter=adapter, total=total, progress=progress, **options)
         own = adapter_tokenizer(adapter, model) if adapter else None
+    if err.is_terminal:
+        say(one_line(model), "dim")
     return model, own or tokenizer
+
+
+def _here(source: str, name: str) -> str:
+    """The source itself if it is a path; of a hub id the directory it was downloaded to, with the hub's own bars."""
+    if Path(source).expanduser().exists():
+        return source
+    if err.is_terminal:
+        say(f"{name} is no directory here; looking for it on the hub", "dim")
+    from quatro.integrations.sources import source_directory
+
+    return str(source_directory(source))
 
 
 def adapter_tokenizer(adapter: str, model: Any) -> "PreTrainedTokenizerBase | None":

@@ -5,6 +5,7 @@ Format: https://github.com/huggingface/safetensors. Nothing is mapped: what was 
 
 import json
 import math
+import mmap
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +21,7 @@ from quatro.format.errors import CheckpointError, MachineError
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 LONGEST_HEADER = 100_000_000
 """Bytes; the format's own limit."""
-READ_AT_A_TIME = 64 << 20
+READ_AT_A_TIME, LARGE = 64 << 20, 1 << 20
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
@@ -66,7 +67,7 @@ class StoredTensor(LazyTensor):
 
     def read(self) -> Tensor:
         """Its numbers. Raises CheckpointError if the file has become shorter, MachineError if it cannot be read."""
-        flat = torch.empty(self.nbytes, dtype=torch.uint8)
+        flat = _memory(self.nbytes)
         try:
             with self.file.open("rb", buffering=0) as file:
                 _fill(file.fileno(), memoryview(flat.numpy()), self)
@@ -209,6 +210,17 @@ def _check_apart(path: Path, tensors: list[StoredTensor]) -> None:
 
 def _broken(path: Path, what: str) -> str:
     return f"{path} is cut short or corrupted: {what}; download it again"
+
+
+def _memory(count: int) -> Tensor:
+    """Uninitialized bytes. Large ones are the system's own pages, which go back to it the moment the tensor is let go: what an allocator
+    keeps for later would be resident beside the model."""
+    if count < LARGE:
+        return torch.empty(count, dtype=torch.uint8)
+    pages = mmap.mmap(-1, count)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        pages.madvise(mmap.MADV_HUGEPAGE)  # a hint
+    return torch.frombuffer(pages, dtype=torch.uint8)
 
 
 def _fill(descriptor: int, memory: memoryview, tensor: StoredTensor) -> None:

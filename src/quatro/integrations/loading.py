@@ -17,6 +17,7 @@ from quatro.integrations import bitsandbytes
 from quatro.integrations.adapters import attach
 from quatro.integrations.checkpoint import Checkpoint, LazyTensor
 from quatro.integrations.config import QuatroConfig
+from quatro.integrations.offloading import say_what_is_on_disk
 from quatro.integrations.sources import has_safetensors, quantization_of, source_directory
 from quatro.integrations.streaming import Progress, Stream, nbytes
 from quatro.integrations.summary import left_behind, one_line
@@ -40,6 +41,7 @@ def load(
     config: QuatroConfig | None = None,
     revision: str | None = None,
     device_map: Any = None,
+    max_memory: dict[Any, Any] | None = None,
     offload_folder: str | Path | None = None,
     total: Total | None = None,
     progress: Progress | None = None,
@@ -48,7 +50,8 @@ def load(
 
     id_or_dir: a directory, or a hub id (revision: of it). Weights of 32 or 16 bits are quantized while they are read; a directory in
         4 bits already, of quatro or bitsandbytes, is loaded as it is, and quant_type, block_size and double_quant do not apply.
-    config: all of the quantization's arguments as one value instead. device_map, offload_folder: transformers' own.
+    config: all of the quantization's arguments as one value instead. device_map, max_memory, offload_folder: transformers' own; what a
+        map puts on "disk" is written to the folder in 4 bits and read again whenever it is needed.
     total, progress: told how many bytes there are to read, and each tensor's when it was read.
     Raises CheckpointError for a model that is missing, broken or quantized by others, NonFiniteError for NaN or Inf weights,
     MachineError for a hub out of reach.
@@ -56,10 +59,12 @@ def load(
     chosen = config or QuatroConfig(quant_type, block_size, double_quant, compute_dtype, skip_modules, precision)
     source = source_directory(id_or_dir, revision)
     method = quantization_of(source)
-    if device_map is not None or not has_safetensors(source):
-        model = _by_transformers(source, method, chosen, device_map, offload_folder)
+    placed = {"device_map": device_map, "max_memory": max_memory, "offload_folder": offload_folder}
+    options = {name: value for name, value in placed.items() if value is not None}
+    if has_safetensors(source):
+        model = _streamed(source, method, chosen, total or _nobody, progress or _nobody, options)
     else:
-        model = _streamed(source, method, chosen, total or _nobody, progress or _nobody)
+        model = _pickled(source, method, chosen, options)
     tokenizer = load_tokenizer(source)
     _check_vocabulary(model, tokenizer, source)
     _tell(model)
@@ -72,14 +77,15 @@ def load_tokenizer(id_or_dir: str | Path, revision: str | None = None) -> PreTra
     return _without_tracebacks("tokenizer", source, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False))
 
 
-def _streamed(source: Path, method: str | None, chosen: QuatroConfig, total: Total, progress: Progress) -> PreTrainedModel:
+def _streamed(
+    source: Path, method: str | None, chosen: QuatroConfig, total: Total, progress: Progress, options: dict[str, Any]
+) -> PreTrainedModel:
     """Through transformers' own loader, which is given tensors that are read when it asks for them."""
     tensors: Mapping[str, LazyTensor] = Checkpoint(source)
     total(sum(map(nbytes, tensors.values())))
     config = _without_tracebacks("configuration", source, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
-    options: dict[str, Any] = {}
     if method is None:
-        options = {"quantization_config": chosen}
+        options = {**options, "quantization_config": chosen}
     elif method == bitsandbytes.QUANT_METHOD:
         config.quantization_config, tensors = _from_bitsandbytes(config, tensors, chosen)
     with Stream(tensors, progress, ahead=method is None) as stream, _quiet_transformers():
@@ -99,20 +105,16 @@ def _streamed(source: Path, method: str | None, chosen: QuatroConfig, total: Tot
     return _named(model, source)
 
 
-def _by_transformers(
-    source: Path, method: str | None, chosen: QuatroConfig, device_map: Any, offload_folder: str | Path | None
-) -> PreTrainedModel:
-    """For pickled weights (which transformers reads without running code) and for models spread over devices or to the disk."""
+def _pickled(source: Path, method: str | None, chosen: QuatroConfig, options: dict[str, Any]) -> PreTrainedModel:
+    """pytorch_model.bin, which torch reads without running what is in it."""
     if method == bitsandbytes.QUANT_METHOD:
-        raise CheckpointError(
-            f"{source} is in bitsandbytes' layout, which quatro loads from safetensors and without a device_map"
-        )
+        raise CheckpointError(f"{source} is in bitsandbytes' layout, which quatro reads from safetensors only")
     config = _without_tracebacks("configuration", source, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
-    options: dict[str, Any] = {} if method else {"quantization_config": chosen}
-    if device_map is not None:
-        options |= {"device_map": device_map, "offload_folder": None if offload_folder is None else str(offload_folder)}
+    quantized: dict[str, Any] = {} if method else {"quantization_config": chosen}
     found: PreTrainedModel = _without_tracebacks(
-        "model", source, lambda: model_class(config).from_pretrained(source, dtype="auto", weights_only=True, **options)
+        "model",
+        source,
+        lambda: model_class(config).from_pretrained(source, dtype="auto", weights_only=True, **quantized, **options),
     )
     return found
 
@@ -206,6 +208,7 @@ def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
 
 def _tell(model: PreTrainedModel) -> None:
+    say_what_is_on_disk(model)
     for name, count in left_behind(model).items():
         logger.warning("%s stays dense: %.1f million weights that quatro does not quantize", name, count / 1e6)
     logger.info("%s", one_line(model))

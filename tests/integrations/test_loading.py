@@ -143,3 +143,89 @@ def test_a_hub_id_without_a_network_is_refused_by_one_line():
     with pytest.raises(MachineError, match="hub cannot be reached") as caught:
         load("someone/some-model-that-is-not-cached")
     assert "\n" not in str(caught.value)
+
+
+def state(model):
+    return dict(model.state_dict())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shard", ["1GB", "20KB"])
+def test_streaming_gives_what_transformers_own_loading_gives(tiny_with_tokenizer, tmp_path, dtype, shard):
+    from transformers import AutoModelForCausalLM
+
+    source = changed(tiny_with_tokenizer, tmp_path / "source")
+    (source / "model.safetensors").unlink()
+    dense = AutoModelForCausalLM.from_pretrained(tiny_with_tokenizer, dtype=dtype)
+    dense.save_pretrained(source, max_shard_size=shard)
+    assert (shard == "1GB") == (source / "model.safetensors").is_file()
+    seen = []
+    model, _ = load(source, total=lambda count: seen.append(-count), progress=seen.append)
+    expected = AutoModelForCausalLM.from_pretrained(source, quantization_config=quatro.QuatroConfig())
+    assert state(model).keys() == state(expected).keys()
+    for name, tensor in state(expected).items():
+        assert (state(model)[name].dtype, True) == (tensor.dtype, torch.equal(state(model)[name], tensor)), name
+    assert sum(seen) == 0, "every byte that was announced was read, and no other"
+
+
+def without(directory, name):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(directory / "model.safetensors")
+    tensors.pop(name)
+    save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+    return directory
+
+
+def test_tied_weights_stay_one_tensor(tiny_with_tokenizer, tmp_path):
+    tied = without(changed(tiny_with_tokenizer, tmp_path / "tied", tie_word_embeddings=True), "lm_head.weight")
+    model, _ = load(tied)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_a_checkpoint_without_one_of_its_tensors_is_refused_by_name(tiny_with_tokenizer, tmp_path):
+    broken = without(changed(tiny_with_tokenizer, tmp_path / "broken"), "model.layers.1.mlp.up_proj.weight")
+    with pytest.raises(CheckpointError, match=r"does not hold model\.layers\.1\.mlp\.up_proj"):
+        load(broken)
+
+
+def pickled(source, target, weights):
+    directory = changed(source, target)
+    (directory / "model.safetensors").unlink()
+    torch.save(weights, directory / "pytorch_model.bin")
+    return directory
+
+
+def test_pickled_weights_are_read(tiny_with_tokenizer, tmp_path):
+    from safetensors.torch import load_file
+
+    weights = load_file(tiny_with_tokenizer / "model.safetensors")
+    model, _ = load(pickled(tiny_with_tokenizer, tmp_path / "bin", weights))
+    with torch.no_grad():
+        assert torch.equal(model(IDS).logits, load(tiny_with_tokenizer)[0](IDS).logits)
+
+
+class Trap:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+def test_a_pickle_that_runs_code_is_refused_and_runs_none(tiny_with_tokenizer, tmp_path, capfd):
+    with pytest.raises(CheckpointError, match="hold more than tensors") as caught:
+        load(pickled(tiny_with_tokenizer, tmp_path / "bin", {"model.norm.weight": Trap()}))
+    assert "\n" not in str(caught.value)
+    assert "executed" not in "".join(capfd.readouterr())
+
+
+def test_remote_code_is_never_run(tiny_with_tokenizer, tmp_path):
+    remote = changed(tiny_with_tokenizer, tmp_path / "remote", model_type="own", auto_map={"AutoConfig": "own.Config"})
+    (remote / "own.py").write_text("print('executed')\nclass Config: pass\n")
+    with pytest.raises(CheckpointError, match="could not load the"):
+        load(remote)
+
+
+@pytest.mark.parametrize("method", ["fp8", "mxfp4", "awq"])
+def test_other_formats_of_few_bits_are_refused_by_name(tiny_with_tokenizer, tmp_path, method):
+    foreign = changed(tiny_with_tokenizer, tmp_path / method, quantization_config={"quant_method": method})
+    with pytest.raises(CheckpointError, match=f"quant_method '{method}'"):
+        load(foreign)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -191,6 +192,10 @@ def _without_tracebacks(what: str, source: Path, read: Any) -> Any:
     """What transformers reads, its expected failures turned into one sentence."""
     try:
         return read()
+    except UnpicklingError as error:
+        raise CheckpointError(
+            f"the pickled weights of {source} hold more than tensors, and reading that would run code; get the checkpoint in safetensors"
+        ) from error
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         if isinstance(error, QuatroError):
             raise

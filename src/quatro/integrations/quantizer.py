@@ -70,6 +70,9 @@ class QuatroHfQuantizer(HfQuantizer):
                 f"{type(model).__name__} has no linear layer to quantize; "
                 f"{len(self.dense_layers)} stay dense: {', '.join(list(self.dense_layers)[:5]) or 'none at all'}"
             )
+        for module in model.modules():
+            if isinstance(module, Linear4bit):
+                module._is_hf_initialized = True  # codes cannot be drawn at random; what is missing is reported instead
         return model
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:

@@ -5,7 +5,6 @@ Format: https://github.com/huggingface/safetensors. Nothing is mapped: what was 
 
 import json
 import math
-import mmap
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -17,11 +16,12 @@ import torch
 from torch import Tensor
 
 from quatro.format.errors import CheckpointError, MachineError
+from quatro.integrations.pages import Memory, own_pages
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 LONGEST_HEADER = 100_000_000
 """Bytes; the format's own limit."""
-READ_AT_A_TIME, LARGE = 64 << 20, 1 << 20
+READ_AT_A_TIME = 64 << 20
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
@@ -38,8 +38,8 @@ class LazyTensor(ABC):
     """dtype by the name that safetensors has for it."""
 
     @abstractmethod
-    def read(self) -> Tensor:
-        """Its numbers, in memory of their own."""
+    def read(self, memory: Memory = own_pages) -> Tensor:
+        """Its numbers, in memory that `memory` gives where they are read from a file."""
 
     def get_shape(self) -> list[int]:
         """As safetensors names it."""
@@ -65,9 +65,9 @@ class StoredTensor(LazyTensor):
     begin: int
     nbytes: int
 
-    def read(self) -> Tensor:
+    def read(self, memory: Memory = own_pages) -> Tensor:
         """Its numbers. Raises CheckpointError if the file has become shorter, MachineError if it cannot be read."""
-        flat = _memory(self.nbytes)
+        flat = memory(self.nbytes)
         try:
             with self.file.open("rb", buffering=0) as file:
                 _fill(file.fileno(), memoryview(flat.numpy()), self)
@@ -85,7 +85,7 @@ class ComputedTensor(LazyTensor):
     shape: tuple[int, ...]
     compute: Callable[[], Tensor]
 
-    def read(self) -> Tensor:
+    def read(self, memory: Memory = own_pages) -> Tensor:
         """What `compute` gives."""
         return self.compute()
 
@@ -210,17 +210,6 @@ def _check_apart(path: Path, tensors: list[StoredTensor]) -> None:
 
 def _broken(path: Path, what: str) -> str:
     return f"{path} is cut short or corrupted: {what}; download it again"
-
-
-def _memory(count: int) -> Tensor:
-    """Uninitialized bytes. Large ones are the system's own pages, which go back to it the moment the tensor is let go: what an allocator
-    keeps for later would be resident beside the model."""
-    if count < LARGE:
-        return torch.empty(count, dtype=torch.uint8)
-    pages = mmap.mmap(-1, count)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        pages.madvise(mmap.MADV_HUGEPAGE)  # a hint
-    return torch.frombuffer(pages, dtype=torch.uint8)
 
 
 def _fill(descriptor: int, memory: memoryview, tensor: StoredTensor) -> None:

@@ -10,6 +10,7 @@ from typing import Self
 from torch import Tensor
 
 from quatro.integrations.checkpoint import DTYPES, LazyTensor
+from quatro.integrations.pages import LentPages, Memory, own_pages
 
 Progress = Callable[[int], None]
 """Called with the bytes of every tensor that was read."""
@@ -26,6 +27,7 @@ class Stream:
         order = sorted(tensors, key=_natural)
         self._following = dict(zip(order, order[1:], strict=False)) if ahead else {}
         self._reader, self._lock = ThreadPoolExecutor(1, "quatro-read"), Lock()
+        self._memory = LentPages(2 * max(map(nbytes, tensors.values()), default=0)) if ahead else own_pages
         self._waiting: dict[str, Future[Tensor]] = {}
 
     def __enter__(self) -> Self:
@@ -44,12 +46,12 @@ class Stream:
         with self._lock:
             found = self._waiting.pop(name, None)
             self._waiting.clear()
-        tensor = self.tensors[name].read() if found is None else found.result()
+        tensor = self.tensors[name].read(self._memory) if found is None else found.result()
         self._progress(tensor.nbytes)
         following = self._following.get(name)
         if following is not None:
             with self._lock:
-                self._waiting[following] = self._reader.submit(self.tensors[following].read)
+                self._waiting[following] = self._reader.submit(self.tensors[following].read, self._memory)
         return tensor
 
 
@@ -57,7 +59,7 @@ class _OnItsWay(LazyTensor):
     def __init__(self, name: str, tensor: LazyTensor, stream: Stream) -> None:
         self.name, self.dtype, self.shape, self._stream = name, tensor.dtype, tensor.shape, stream
 
-    def read(self) -> Tensor:
+    def read(self, memory: Memory = own_pages) -> Tensor:
         return self._stream.take(self.name)
 
 

@@ -10,6 +10,9 @@ from quatro.integrations.config import QuatroConfig
 from quatro.nn.dense import DenseEmbedding, DenseLinear
 from quatro.nn.linear import Linear4bit, is_conv1d
 
+SMALL = 4 << 20
+"""Weights of a router; of 512 experts on 8192 hidden values it has as many."""
+
 
 def replace_linears(model: PreTrainedModel, config: QuatroConfig) -> dict[str, str]:
     """Put empty 4-bit layers on the meta device where a skeleton has linear ones, and 16-bit-safe layers where they stay dense.
@@ -34,12 +37,21 @@ def replace_linears(model: PreTrainedModel, config: QuatroConfig) -> dict[str, s
 
 
 def widen_norms(model: PreTrainedModel) -> None:
-    """Norms are float32 whatever the checkpoint's dtype: the loader reads a parameter in the dtype its skeleton has."""
+    """Norms and routers are float32 whatever the checkpoint's dtype: the loader reads a parameter in the dtype its skeleton has."""
     for module in model.modules():
         own = list(module.parameters(recurse=False))
-        if own and all(parameter.dim() == 1 and parameter.is_floating_point() for parameter in own):
+        if own and all(parameter.is_floating_point() for parameter in own) and _is_small(module, own):
             for parameter in own:
                 parameter.data = parameter.data.float()
+
+
+def _is_small(module: nn.Module, own: list[nn.Parameter]) -> bool:
+    """Whether a module holds vectors only, or is a model's own kind that multiplies a small matrix with hidden states of any dtype."""
+    if all(parameter.dim() == 1 for parameter in own):
+        return True
+    of_torch = isinstance(module, nn.Linear | nn.Embedding | nn.modules.conv._ConvNd) or is_conv1d(module)
+    sizes = [parameter.numel() for parameter in own if parameter.dim() <= 2]
+    return not of_torch and len(sizes) == len(own) and sum(sizes) <= SMALL
 
 
 def in_out_features(module: nn.Module) -> tuple[int, int]:

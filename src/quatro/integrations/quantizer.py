@@ -12,7 +12,9 @@ from transformers.quantizers.quantizers_utils import get_module_from_name
 
 from quatro.format.errors import CheckpointError, NonFiniteError
 from quatro.integrations.config import QuatroConfig
+from quatro.integrations.experts import matrices, replace_experts
 from quatro.integrations.layers import replace_linears, widen_norms
+from quatro.nn.experts import Experts4bit
 from quatro.nn.linear import Linear4bit
 from quatro.tensor.quantized import quantize_with
 
@@ -56,6 +58,8 @@ class QuatroHfQuantizer(HfQuantizer):
     def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **kwargs: Any) -> bool:
         """Only the weights of the layers that were put in place."""
         module, name = get_module_from_name(model, param_name)
+        if isinstance(module, Experts4bit):
+            return name in module.projections
         return isinstance(module, Linear4bit) and name == "weight"
 
     def get_quantize_ops(self) -> ConversionOps:
@@ -64,8 +68,9 @@ class QuatroHfQuantizer(HfQuantizer):
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         self.dense_layers = replace_linears(model, self.quantization_config)
+        self.dense_layers |= replace_experts(model, self.quantization_config)
         widen_norms(model)
-        if not any(isinstance(module, Linear4bit) for module in model.modules()):
+        if not any(isinstance(module, Linear4bit | Experts4bit) for module in model.modules()):
             raise CheckpointError(
                 f"{type(model).__name__} has no linear layer to quantize; "
                 f"{len(self.dense_layers)} stay dense: {', '.join(list(self.dense_layers)[:5]) or 'none at all'}"
@@ -110,10 +115,18 @@ class QuantizeWeight(ConversionOps):
         return converted
 
     def _quantize(self, name: str, dense: Tensor, model: torch.nn.Module) -> dict[str, Tensor]:
-        layer, _ = get_module_from_name(model, name)
+        layer, own = get_module_from_name(model, name)
+        if isinstance(layer, Experts4bit):
+            return self._quantize_experts(layer, own, name, dense)
         source = dense.T.contiguous() if getattr(layer, "transposed_source", False) else dense
         tensor = quantize_with(source, layer.spec, name)
         layer._is_hf_initialized = True
         prefix = name.removesuffix("weight")
         scales = {prefix + part: value for part, value in layer.scale_parts(tensor).items()}
         return {name: torch.nn.Parameter(tensor.codes, requires_grad=False)} | scales
+
+    def _quantize_experts(self, layer: Experts4bit, own: str, name: str, dense: Tensor) -> dict[str, Tensor]:
+        experts = matrices(dense, layer.transposed_source)
+        tensors = [quantize_with(expert.contiguous(), layer.spec, f"{name}[{index}]") for index, expert in enumerate(experts)]
+        found = {name.removesuffix(own) + key: part for key, part in layer.stacked(own, tensors).items()}
+        return found | {name: torch.nn.Parameter(found[name], requires_grad=False)}

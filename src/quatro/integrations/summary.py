@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from quatro.nn.experts import Experts4bit
 from quatro.nn.linear import Linear4bit
+from quatro.tensor.quantized import QuantizedTensor
 
 LEAST_LARGE, LARGE_SHARE = 1 << 16, 0.01
 """A matrix is large from so many weights and this share of the model's."""
@@ -32,15 +34,30 @@ class ModelSummary:
 
 def summarize(model: nn.Module) -> ModelSummary:
     """Count a model's weights and bytes; tied tensors once."""
-    quantized = [module for module in model.modules() if isinstance(module, Linear4bit)]
-    codes = {id(layer.weight) for layer in quantized}
-    in_4bit = sum(layer.in_features * layer.out_features for layer in quantized)
+    tensors = [tensor for module in model.modules() for tensor in quantized_tensors(module)]
+    codes = {id(parameter) for module in model.modules() for parameter in _codes(module)}
+    in_4bit = sum(tensor.shape.numel() for tensor in tensors)
     others = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in codes)
-    bytes_4bit = sum(layer.quantized.nbytes for layer in quantized)
+    bytes_4bit = sum(tensor.nbytes for tensor in tensors)
     stored = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
     dense = getattr(getattr(model, "hf_quantizer", None), "dense_layers", {})
     parameters = in_4bit + others
     return ModelSummary(parameters, in_4bit, stored, 2 * parameters, 8 * bytes_4bit / max(in_4bit, 1), dict(dense))
+
+
+def quantized_tensors(module: nn.Module) -> list[QuantizedTensor]:
+    """The matrices that one module, without its children, holds in 4 bits."""
+    if isinstance(module, Linear4bit):
+        return [module.quantized]
+    if isinstance(module, Experts4bit):
+        return [module.quantized(name, expert) for name in module.projections for expert in range(module.num_experts)]
+    return []
+
+
+def _codes(module: nn.Module) -> list[nn.Parameter]:
+    if isinstance(module, Experts4bit):
+        return [getattr(module, name) for name in module.projections]
+    return [module.weight] if isinstance(module, Linear4bit) else []
 
 
 def left_behind(model: nn.Module) -> dict[str, int]:

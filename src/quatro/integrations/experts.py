@@ -1,0 +1,82 @@
+"""transformers' fused experts, and Experts4bit in their place: public by the interface that all of them go through."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from quatro.integrations.config import QuatroConfig
+from quatro.nn.experts import Experts4bit
+
+UP, DOWN = ("gate_up_proj", "up_proj"), "down_proj"
+MARKS = ("num_experts", "has_gate", "has_bias", "is_transposed")
+"""What transformers.integrations.use_experts_implementation gives to every class of fused experts."""
+
+
+def replace_experts(model: PreTrainedModel, config: QuatroConfig) -> dict[str, str]:
+    """Put empty Experts4bit on the meta device where a skeleton has fused experts; returns {name: reason} of those that stay dense."""
+    dense: dict[str, str] = {}
+    for name, module in list(model.named_modules()):
+        if not is_fused(module):
+            continue
+        reason = _why_dense(module)
+        if reason is None:
+            model.set_submodule(name, _empty(module, config))
+        else:
+            dense[name] = reason
+    return dense
+
+
+def is_fused(module: nn.Module) -> bool:
+    """Whether a module holds the matrices of many experts in 3-D parameters that transformers' experts interface multiplies."""
+    return all(hasattr(module, mark) for mark in MARKS) and getattr(module, DOWN, torch.empty(0)).dim() == 3
+
+
+def matrices(stored: Tensor, transposed: bool) -> Tensor:
+    """(experts, out, in) of a fused parameter as it is stored."""
+    return stored.transpose(1, 2) if transposed else stored
+
+
+def _why_dense(module: nn.Module) -> str | None:
+    shapes = [matrices(getattr(module, name), module.is_transposed).shape for name in _projections(module)]
+    if getattr(module, "has_post_expert_norm", False):
+        return "experts with a norm of their own"
+    if any(shape[2] % 2 for shape in shapes):
+        return "odd number of inputs"
+    return None
+
+
+def _projections(module: nn.Module) -> tuple[str, str]:
+    return UP[0] if module.has_gate else UP[1], DOWN
+
+
+def _empty(module: nn.Module, config: QuatroConfig) -> Experts4bit:
+    names = _projections(module)
+    shapes = {name: tuple(matrices(getattr(module, name), module.is_transposed).shape[1:]) for name in names}
+    biases = {name: getattr(module, f"{name}_bias") for name in names} if module.has_bias else None
+    made = Experts4bit(
+        module.num_experts,
+        shapes,  # type: ignore[arg-type]
+        _gate(module),
+        biases,
+        config.spec,
+        config.compute_dtype,
+        config.precision,
+        device=torch.device("meta"),
+    )
+    made.transposed_source = module.is_transposed
+    made._is_hf_initialized = True  # codes cannot be drawn at random; what is missing is reported instead
+    return made
+
+
+def _gate(module: nn.Module) -> Any:
+    """What the model's own experts do between their two products, from the module itself but without its matrices."""
+    rules = module.__class__.__new__(module.__class__)
+    nn.Module.__init__(rules)
+    kept = {name: value for name, value in vars(module).items() if not name.startswith("_") and name != "config"}
+    vars(rules).update(kept)
+    for name, child in module.named_children():
+        setattr(rules, name, child)
+    return partial(type(module)._apply_gate, rules) if module.has_gate else rules.act_fn

@@ -1,0 +1,96 @@
+"""Mixtures of experts of transformers, in 4 bits: their experts too."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+import quatro
+from quatro.integrations.summary import left_behind, summarize
+from quatro.nn import Linear4bit
+from quatro.nn.experts import Experts4bit
+
+IDS = torch.arange(40).view(2, 20) % 96
+SHAPE = {"vocab_size": 96, "hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "max_position_embeddings": 64, "num_experts_per_tok": 2, "pad_token_id": 0, "eos_token_id": 1}  # fmt: skip
+MODELS: dict[str, dict[str, Any]] = {
+    "Qwen3Moe": {"num_experts": 6, "moe_intermediate_size": 96, "head_dim": 32},  # rows of 96 hold no whole block
+    "Mixtral": {"num_local_experts": 4},
+    "Olmoe": {"num_experts": 6},
+    "GptOss": {"num_local_experts": 4, "head_dim": 32},
+}
+MOST_BYTES = 0.32
+"""Of the bfloat16 bytes of all matrices but embedding, router and head."""
+
+
+@pytest.fixture(params=MODELS)
+def directory(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{request.param}Config")(**{**SHAPE, **MODELS[request.param]})
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def quantized(directory: Path, **options: Any) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(directory, quantization_config=quatro.QuatroConfig(**options))
+
+
+def dense_twin(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
+    """The dense model, its matrices those that the 4-bit model stands for."""
+    twin = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    for name, module in model.named_modules():
+        if isinstance(module, Linear4bit):
+            twin.get_submodule(name).weight.data.copy_(module.dequantize())
+        if isinstance(module, Experts4bit):
+            for projection in module.projections:
+                dense = module.dequantize(projection)
+                stored = dense.transpose(1, 2) if module.transposed_source else dense
+                getattr(twin.get_submodule(name), projection).data.copy_(stored)
+    return twin.eval()
+
+
+def test_nothing_large_stays_behind(directory: Path) -> None:
+    model = quantized(directory)
+    assert left_behind(model) == {}
+    apart = ("embed_tokens", "lm_head", "router", "mlp.gate.", "block_sparse_moe.gate.")
+    twin = AutoModelForCausalLM.from_pretrained(directory)
+    matrices = [p.numel() for name, p in twin.named_parameters() if p.dim() > 1 and not any(part in name for part in apart)]
+    matrices_bytes = summarize(model).in_4bit * summarize(model).bits_per_weight / 8
+    biases = sum(p.numel() for name, p in twin.named_parameters() if name.endswith("proj_bias"))
+    assert summarize(model).in_4bit == sum(matrices) - biases
+    assert matrices_bytes + 2 * biases <= MOST_BYTES * 2 * sum(matrices)
+
+
+def test_it_is_the_dense_model_of_its_dequantized_weights(directory: Path) -> None:
+    model = quantized(directory, precision="exact")
+    with torch.no_grad():
+        found, expected = model(IDS).logits, dense_twin(model, directory)(IDS).logits
+    assert float((found - expected).norm()) <= 1e-5 * float(expected.norm())
+
+
+def test_saved_and_loaded_it_answers_the_same(directory: Path, tmp_path: Path) -> None:
+    model = quantized(directory)
+    quatro.save(model, tmp_path / "saved")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    with torch.no_grad():
+        assert torch.equal(again(IDS).logits, model(IDS).logits)
+    assert summarize(again).bits_per_weight == summarize(model).bits_per_weight
+
+
+def test_an_adapter_on_its_attention_learns(directory: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    model = get_peft_model(quantized(directory), LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    losses = []
+    for _ in range(4):
+        loss = model(input_ids=IDS, labels=IDS).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]

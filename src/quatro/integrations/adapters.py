@@ -4,15 +4,22 @@ import json
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
-from safetensors import SafetensorError, safe_open
+import torch
+from peft import PeftModel, PeftType
 from torch import nn
 from transformers import PreTrainedModel
 
-from quatro.format.errors import AdapterError
+from quatro.format.errors import AdapterError, CheckpointError
+from quatro.integrations.checkpoint import StoredTensor, tensors_of
 from quatro.integrations.fused_lora import fuse_adapters
 
-PREFIX = "base_model.model."
+PREFIX, WEIGHTS = "base_model.model.", "adapter_model.safetensors"
+HALVES = (
+    ("lora_A", "lora_B"),
+    ("lora_B", "lora_A"),
+    ("lora_embedding_A", "lora_embedding_B"),
+    ("lora_embedding_B", "lora_embedding_A"),
+)
 
 
 def attach(model: PreTrainedModel, path: str | Path, name: str = "default", trainable: bool = False) -> PeftModel:
@@ -20,12 +27,42 @@ def attach(model: PreTrainedModel, path: str | Path, name: str = "default", trai
 
     Raises AdapterError where the directory is no adapter, or one whose shapes do not fit this base; the letter names both.
     """
-    directory = Path(path).expanduser()
-    _read_adapter_config(directory)
-    _check_shapes(model, directory)
+    directory = checked_adapter(path)
+    check_fits(model, directory)
     adapted = _load(model, str(directory), name, trainable)
     fuse_adapters(adapted)
     return adapted
+
+
+def checked_adapter(path: str | Path) -> Path:
+    """The directory, if it holds an adapter whose tensors are whole: every factor has its other half, and no number is NaN or Inf."""
+    directory = Path(path).expanduser()
+    _read_adapter_config(directory)
+    file = directory / WEIGHTS
+    if not file.is_file():
+        raise AdapterError(f"{file} is missing; an adapter needs its weights as safetensors")
+    tensors = _tensors(file)
+    _check_pairs(file, set(tensors))
+    for name, tensor in tensors.items():
+        numbers = tensor.read()
+        if numbers.is_floating_point() and not bool(torch.isfinite(numbers.float()).all()):
+            raise AdapterError(f"{file}: {name} holds NaN or Inf; the run that made it broke, so train it again")
+    return directory
+
+
+def _tensors(file: Path) -> dict[str, StoredTensor]:
+    try:
+        return tensors_of(file)
+    except CheckpointError as error:
+        raise AdapterError(f"{file} is not a readable safetensors file: {error}") from error
+
+
+def _check_pairs(file: Path, names: set[str]) -> None:
+    for name in names:
+        for half, other in HALVES:
+            missing = name.replace(f".{half}", f".{other}")
+            if f".{half}" in name and missing not in names:
+                raise AdapterError(f"{file} holds {name} but not {missing}; the adapter is not whole")
 
 
 def _load(model: PreTrainedModel | PeftModel, directory: str, name: str, trainable: bool) -> PeftModel:
@@ -44,41 +81,32 @@ def _read_adapter_config(directory: Path) -> dict[str, Any]:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise AdapterError(f"{file} is not readable JSON: {error}") from error
-    if not isinstance(config, dict) or "peft_type" not in config:
-        raise AdapterError(f"{file} names no peft_type; it is not a PEFT adapter's configuration")
+    if not isinstance(config, dict) or config.get("peft_type") not in {str(kind.value) for kind in PeftType}:
+        raise AdapterError(f"{file} names no peft_type that PEFT knows; it is not a PEFT adapter's configuration")
     return config
 
 
-def _check_shapes(model: nn.Module, directory: Path) -> None:
-    """Compare every low-rank factor with the layer it would adapt."""
+def check_fits(model: nn.Module, directory: Path) -> None:
+    """Every tensor must belong to a layer of the base, and every low-rank factor fit it."""
     layers = dict(_unwrapped(model).named_modules())
-    for key, shape in _tensor_shapes(directory / "adapter_model.safetensors").items():
+    for key, tensor in _tensors(directory / WEIGHTS).items():
         path, _, kind = key.removeprefix(PREFIX).rpartition(".lora_")
+        owner = path or key.removeprefix(PREFIX).rpartition(".")[0]
+        layer = layers.get(owner) if path else layers.get(owner) or layers.get(owner.rpartition(".")[0] or owner)
+        if layer is None or not key.startswith(PREFIX):
+            raise AdapterError(
+                f"the adapter in {directory} adapts {owner or key}, a layer this base does not have; it was made for another model"
+            )
         if not kind.startswith(("A", "B")):
             continue
-        layer = layers.get(path)
-        if layer is None:
-            raise AdapterError(
-                f"the adapter in {directory} adapts {path}, a layer this base does not have; it was made for another model"
-            )
         expected = getattr(layer, "in_features", None) if kind[0] == "A" else getattr(layer, "out_features", None)
-        found = shape[1] if kind[0] == "A" else shape[0]
-        if expected is not None and found != expected:
+        found = tensor.shape[-1] if kind[0] == "A" else tensor.shape[0]
+        if len(tensor.shape) == 2 and expected is not None and found != expected:
             side = "inputs" if kind[0] == "A" else "outputs"
             raise AdapterError(
-                f"the adapter in {directory} was made for another base: its {path} has {found} {side} ({kind} is {tuple(shape)}), "
+                f"the adapter in {directory} was made for another base: its {owner} has {found} {side} ({kind} is {tuple(tensor.shape)}), "
                 f"this base's has {expected}"
             )
-
-
-def _tensor_shapes(file: Path) -> dict[str, list[int]]:
-    if not file.is_file():
-        raise AdapterError(f"{file} is missing; an adapter needs its weights as safetensors")
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            return {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118  (not a dict)
-    except SafetensorError as error:
-        raise AdapterError(f"{file} is not a readable safetensors file: {error}") from error
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -1,0 +1,271 @@
+"""A base and an adapter become one dense checkpoint, a tensor at a time: neither model is ever whole in memory.
+
+The base is a skeleton on the meta device with PEFT's own adapter on it. One after another a layer gets its weight, PEFT merges it, the
+sum is written, and the layer is empty again; so whatever PEFT can express (rsLoRA, DoRA, rank patterns, biases, Conv1D) is PEFT's sum.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedModel
+
+from quatro.format.errors import AdapterError, CheckpointError, InputError
+from quatro.integrations import bitsandbytes
+from quatro.integrations.adapters import check_fits, checked_adapter
+from quatro.integrations.checkpoint import INDEX, SINGLE, Checkpoint, LazyTensor
+from quatro.integrations.config import QUANT_METHOD, QuatroConfig
+from quatro.integrations.files import whole_directory
+from quatro.integrations.layers import replace_linears
+from quatro.integrations.loading import model_class
+from quatro.integrations.sources import has_safetensors, quantization_of, source_directory
+from quatro.integrations.streaming import nbytes
+from quatro.nn.linear import Linear4bit, is_conv1d
+from quatro.tensor.quantized import QuantizedTensor, quantize_with
+
+SHARD = 1 << 27
+"""Bytes of the tensors in a file, where none is larger alone: what is being collected is in memory."""
+ONTO = ("dequantized", "original")
+COPIED = (
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "chat_template*",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+)
+Progress = Callable[[int], None]
+
+
+def merge_dense(
+    base: str | Path,
+    adapter: str | Path,
+    directory: str | Path,
+    onto: str = "dequantized",
+    config: QuatroConfig | None = None,
+    overwrite: bool = False,
+    total: Progress = lambda count: None,
+    progress: Progress = lambda count: None,
+) -> None:
+    """Write a dense checkpoint of the base with the adapter's changes in its weights, which transformers loads without quatro.
+
+    base: a directory or hub id, dense or in 4 bits. onto: "dequantized" adds the change to what the 4-bit weights stand for, which is
+        what the adapter was trained on (config: the quantization of a dense base); "original" to the base's own weights.
+    total, progress: told the bytes there are to read, and each tensor's when it was written.
+    Raises CheckpointError, AdapterError (an adapter that cannot be merged, by name), MachineError when the disk fails.
+    """
+    source = source_directory(base)
+    merged = _Merge(source, checked_adapter(adapter), onto, config or QuatroConfig())
+    total(sum(map(nbytes, merged.tensors.values())))
+    with whole_directory(directory, overwrite) as staging:
+        _write_shards(merged.results(progress), staging)
+        _write_settings(source, staging)
+
+
+def merge(base: str | Path, adapter: str | Path, directory: str | Path, mode: str = "dense", **options: Any) -> None:
+    """Merge an adapter into its base and write the result. mode: "dense", see `merge_dense`, which takes the options."""
+    if mode != "dense":
+        raise InputError(f"mode {mode!r} is not possible yet; choose dense")
+    merge_dense(base, adapter, directory, **options)
+
+
+class _Merge:
+    """The base's tensors by name, and the skeleton that says what becomes of each."""
+
+    def __init__(self, source: Path, adapter: Path, onto: str, config: QuatroConfig) -> None:
+        if onto not in ONTO:
+            raise CheckpointError(f"a merge is onto {' or '.join(ONTO)} weights, not {onto!r}")
+        if not has_safetensors(source):
+            raise CheckpointError(f"{source} has no safetensors; load and save it once with transformers")
+        self.method, self.config = quantization_of(source), config
+        self.tensors: dict[str, LazyTensor] = dict(Checkpoint(source))
+        if self.method == bitsandbytes.QUANT_METHOD:
+            self.tensors, spec = bitsandbytes.from_bitsandbytes(self.tensors)
+            self.config = QuatroConfig(spec.quant_type, spec.block_size, spec.double_quant)
+        if self.method == QUANT_METHOD:
+            self.config = QuatroConfig(**json.loads((source / "config.json").read_text())["quantization_config"])
+        if self.method and onto == "original":
+            raise CheckpointError(
+                f"{source} is in 4 bits: its original weights are not there; name the 16-bit base, or leave --onto out"
+            )
+        skeleton = _skeleton(source)
+        check_fits(skeleton, adapter)
+        self.dtype: torch.dtype = skeleton.config.dtype or torch.float32
+        self.in_4bit = self._layers_in_4bit(skeleton) if onto == "dequantized" else set()
+        _stand_in(skeleton, _trained_whole(adapter))
+        self.adapted = PeftModel.from_pretrained(skeleton, adapter)
+        self.layers = _adapted_layers(self.adapted)
+        self.replaced = _modules_to_save(self.adapted)
+        self._check_reachable()
+
+    def _layers_in_4bit(self, skeleton: PreTrainedModel) -> set[str]:
+        """Names of the layers whose weights are 4-bit ones: as stored, or as the configuration would have them."""
+        if self.method:
+            return {name.removesuffix(".absmax") for name in self.tensors if name.endswith(".absmax")}
+        twin = type(skeleton)
+        with torch.device("meta"):
+            model = twin(skeleton.config)
+        replace_linears(model, self.config)
+        return {name for name, module in model.named_modules() if isinstance(module, Linear4bit)}
+
+    def _check_reachable(self) -> None:
+        for name in [*self.layers, *self.replaced]:
+            if f"{name}.weight" not in self.tensors:
+                raise AdapterError(
+                    f"the adapter changes {name}, whose weight the base's files hold under another name or inside a fused tensor; such a "
+                    "layer cannot be merged file by file"
+                )
+
+    def results(self, progress: Progress) -> Iterator[tuple[str, Tensor]]:
+        """The merged checkpoint's tensors by name, each made when it is asked for."""
+        for name, tensor in self.tensors.items():
+            owner, _, part = name.rpartition(".")
+            if part in ("absmax", "nested_absmax", "nested_offset", "zeros") and owner in self.in_4bit:
+                continue
+            for made, result in self._made(owner, part, name, tensor):
+                yield made, result.to(self.dtype) if result.is_floating_point() else result
+            progress(nbytes(tensor))
+
+    def _made(self, owner: str, part: str, name: str, tensor: LazyTensor) -> Iterator[tuple[str, Tensor]]:
+        if owner in self.replaced:
+            yield name, self.replaced[owner].get_parameter(part).detach()
+            return
+        weight = self._dense(owner, name, tensor) if part == "weight" else tensor.read()
+        if owner in self.layers and part == "weight":
+            yield from self._merged(owner, name, weight)
+        elif owner not in self.layers:
+            yield name, weight
+
+    def _dense(self, owner: str, name: str, tensor: LazyTensor) -> Tensor:
+        """What the base's weight is, in the orientation it is stored in."""
+        if owner not in self.in_4bit:
+            return tensor.read()
+        module = self.adapted.get_base_model().get_submodule(owner)
+        transposed = is_conv1d(getattr(module, "base_layer", module))
+        if self.method:
+            found = self._stored(owner, tensor).dequantize()
+        else:
+            dense = tensor.read()
+            found = quantize_with(dense.T.contiguous() if transposed else dense, self.config.spec, name).dequantize(
+                torch.float32
+            )
+        return found.T.contiguous() if transposed else found
+
+    def _stored(self, owner: str, codes: LazyTensor) -> QuantizedTensor:
+        parts = {part: self.tensors.get(f"{owner}.{part}") for part in ("absmax", "nested_absmax", "nested_offset", "zeros")}
+        absmax, nested, offset, zeros = (None if part is None else part.read() for part in parts.values())
+        shape = torch.Size((codes.shape[0], codes.shape[1] * 2))
+        if absmax is None:
+            raise CheckpointError(f"{owner} has codes but no absmax; the checkpoint is not whole")
+        flat = None if zeros is None else zeros.flatten()
+        return QuantizedTensor(codes.read(), absmax.flatten(), nested, offset, flat, shape, torch.float32, self.config.spec)
+
+    def _merged(self, owner: str, name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """The layer's parameters with the adapter's change, by PEFT's own sum in float32."""
+        layer: Any = self.layers[owner]
+        inner = layer.get_base_layer()
+        inner.weight = nn.Parameter(weight.float(), requires_grad=False)
+        bias = self.tensors.get(f"{owner}.bias")
+        if bias is not None:
+            inner.bias = nn.Parameter(bias.read().float(), requires_grad=False)
+        layer.merge(safe_merge=True)
+        yield name, inner.weight.detach()
+        if bias is not None:
+            yield f"{owner}.bias", inner.bias.detach()
+        inner.weight = _nothing(inner.weight.shape)
+
+
+def _skeleton(source: Path) -> PreTrainedModel:
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        found: PreTrainedModel = model_class(config)(config)
+    return found
+
+
+def _stand_in(skeleton: PreTrainedModel, real: list[str]) -> None:
+    """Parameters that have a shape and a place but no memory: beside meta ones PEFT would leave an adapter without numbers.
+
+    real: names of modules that an adapter replaces, which need memory to be copied into.
+    """
+    for name, module in skeleton.named_modules():
+        for part, parameter in list(module.named_parameters(recurse=False)):
+            kept = name.rpartition(".")[2] in real or any(name.endswith(f".{end}") for end in real)
+            made = nn.Parameter(torch.zeros(parameter.shape), requires_grad=False) if kept else _nothing(parameter.shape)
+            setattr(module, part, made)
+
+
+def _nothing(shape: torch.Size) -> nn.Parameter:
+    """Zeros of a shape on one number's memory."""
+    return nn.Parameter(torch.zeros(()).expand(shape), requires_grad=False)
+
+
+def _trained_whole(adapter: Path) -> list[str]:
+    settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    return list(settings.get("modules_to_save") or [])
+
+
+def _adapted_layers(model: PeftModel) -> dict[str, nn.Module]:
+    """Layers with factors by the base's name for them. Raises AdapterError for kinds that cannot be merged."""
+    found: dict[str, nn.Module] = {}
+    for name, module in model.get_base_model().named_modules():
+        if isinstance(module, BaseTunerLayer):
+            if not hasattr(module.get_base_layer(), "weight") or not hasattr(module, "merge"):
+                raise AdapterError(
+                    f"{name} is adapted by {type(module).__name__}, which changes no weight that could be merged"
+                )
+            found[name] = module
+    return found
+
+
+def _modules_to_save(model: PeftModel) -> dict[str, nn.Module]:
+    """Modules that were trained whole, by the base's name for them."""
+    return {
+        name: module.modules_to_save[model.active_adapter]
+        for name, module in model.get_base_model().named_modules()
+        if isinstance(module, AuxiliaryTrainingWrapper) and hasattr(module, "modules_to_save")
+    }
+
+
+def _write_shards(tensors: Iterator[tuple[str, Tensor]], directory: Path) -> None:
+    """Files of about SHARD bytes and their index."""
+    shard: dict[str, Tensor] = {}
+    placed: dict[str, int] = {}
+    count = size = 0
+    for name, tensor in tensors:
+        if shard and size + tensor.nbytes > SHARD:
+            _write(shard, directory, count)
+            shard, size, count = {}, 0, count + 1
+        shard[name], placed[name] = tensor.contiguous(), count
+        size += tensor.nbytes
+    _write(shard, directory, count)
+    names = [f"model-{index + 1:05}-of-{count + 1:05}.safetensors" for index in range(count + 1)]
+    for index, name in enumerate(names):
+        (directory / f"{index}.partial").rename(directory / (name if count else SINGLE))
+    if count:
+        weight_map = {name: names[index] for name, index in placed.items()}
+        (directory / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}, indent=1) + "\n")
+
+
+def _write(shard: dict[str, Tensor], directory: Path, index: int) -> None:
+    save_file(shard, directory / f"{index}.partial", {"format": "pt"})
+
+
+def _write_settings(source: Path, directory: Path) -> None:
+    """The base's configuration without a word of quantization, and its tokenizer."""
+    settings = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    settings.pop("quantization_config", None)
+    (directory / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    for pattern in COPIED:
+        for file in source.glob(pattern):
+            shutil.copy(file, directory)

@@ -26,6 +26,7 @@ from quatro.integrations.config import QUANT_METHOD, QuatroConfig
 from quatro.integrations.files import whole_directory
 from quatro.integrations.layers import replace_linears
 from quatro.integrations.loading import model_class
+from quatro.integrations.pages import give_back
 from quatro.integrations.sources import has_safetensors, quantization_of, source_directory
 from quatro.integrations.streaming import nbytes
 from quatro.nn.linear import Linear4bit, is_conv1d
@@ -133,6 +134,7 @@ class _Merge:
                 continue
             for made, result in self._made(owner, part, name, tensor):
                 yield made, result.to(self.dtype) if result.is_floating_point() else result
+            give_back()
             progress(nbytes(tensor))
 
     def _made(self, owner: str, part: str, name: str, tensor: LazyTensor) -> Iterator[tuple[str, Tensor]]:

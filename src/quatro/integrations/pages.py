@@ -1,6 +1,8 @@
 """Memory that tensors are read into. Whole pages of the system's: what an allocator keeps for later would be resident beside a model."""
 
+import ctypes
 import mmap
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -45,6 +47,13 @@ class LentPages:
         waiting = sorted(free, key=len)
         while waiting and sum(map(len, waiting)) + coming > self._most:
             self._lent.remove(waiting.pop())
+
+
+def give_back() -> None:
+    """Have the C library return memory that it keeps between large temporaries; where it has no word for that, nothing happens."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def _map(count: int) -> mmap.mmap:

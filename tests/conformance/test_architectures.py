@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import quatro
@@ -30,3 +31,20 @@ def test_a_tiny_model_answers_the_same_once_saved_and_read_back(name: str, tmp_p
     ids = torch.arange(8)[None] + 1
     with torch.no_grad():
         assert torch.equal(model(input_ids=ids).logits, again(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_of_a_tiny_model_falls_while_adapters_train_on_all_its_linear_layers(name: str, tmp_path: Path) -> None:
+    config = AutoConfig.for_model(name, **SMALL, pad_token_id=0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=quatro.QuatroConfig())
+    model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    ids, losses = torch.arange(8)[None] + 1, []
+    for _ in range(5):
+        loss = model(input_ids=ids, labels=ids).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]

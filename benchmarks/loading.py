@@ -6,7 +6,8 @@ Every load has a process of its own; contenders take turns. Seconds are the load
 above what the imports had left, files that are mapped included (VmRSS and VmHWM): at the end, and at its peak. First each result is
 checked: its dequantized weights must be nf4's of the checkpoint (bitsandbytes rounds them to bfloat16).
 
-Then quatro's own 4-bit checkpoint is loaded after its pages were dropped from the system's cache, beside reading the same bytes cold.
+Then quatro's own 4-bit checkpoint is loaded after its pages were dropped from the system's cache, beside reading the same bytes cold, and a
+LoRA of rank 16 on all linear layers is merged into the base, onto dequantized and onto original weights.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from typing import Any
 import torch
 from harness import print_table, surroundings, write_result
 from models import add_common_options, bitsandbytes_model, quatro_model, save_random_llama, through_nf4
+from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -41,6 +43,7 @@ CONTENDERS: dict[str, Callable[[str], nn.Module]] = {
     "from_pretrained, bitsandbytes": partial(bitsandbytes_model, dtype=torch.bfloat16),
 }
 RIVAL = "from_pretrained, bitsandbytes"
+ONTO = ("dequantized", "original")
 CHECKED = "model.layers.0.mlp.up_proj"
 TOLERANCE = 2**-8
 """Relative, of a dequantized weight: bitsandbytes keeps bfloat16."""
@@ -64,21 +67,30 @@ def main() -> None:
         largest = largest_tensor(source)
         ask("save", source, options, saved)
         cold = [(cold_read(saved), ask("quatro.load", drop(saved), options)["seconds"]) for _ in range(options.rounds)]
-    report(turns, largest, cold)
+        ask("adapter", source, options, Path(directory, "adapter"))
+        merges = {onto: ask(f"merge onto {onto}", source, options, Path(directory, "adapter")) for onto in ONTO}
+    report(turns, largest, cold, merges)
     write_result("loading", {"layers": options.layers, "hidden": options.hidden, "shard": options.shard, **found, "largest_mb": largest,
-                             "by": turns, "cold": [{"read": read, "load": load} for read, load in cold]})  # fmt: skip
+                             "by": turns, "cold": [{"read": read, "load": load} for read, load in cold], "merge": merges})  # fmt: skip
 
 
 def work(options: argparse.Namespace) -> None:
     """One load in a fresh process: its numbers on one line."""
     torch.set_num_threads(options.threads)
+    quatro.nn.Linear4bit, quatro.load, quatro.merge  # noqa: B018  (imported now)
     if options.worker == RIVAL:
         import bitsandbytes  # noqa: F401  (so that it does not count as memory of the model)
     if options.worker == "save":
         model, tokenizer = quatro.load(options.directory)
         quatro.save(model, options.target, tokenizer)
         return print(json.dumps({}))
-    quatro.nn.Linear4bit, quatro.load  # noqa: B018  (imported now)
+    if options.worker == "adapter":
+        config = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+        get_peft_model(quatro_model(options.directory), config).save_pretrained(options.target)
+        return print(json.dumps({}))
+    if options.worker.startswith("merge"):
+        return print(json.dumps(merging(options.worker.rpartition(" ")[2], options.directory, options.target)))
+
     memory = ResidentMemory()
     memory.restart()
     start = time.perf_counter()
@@ -88,6 +100,16 @@ def work(options: argparse.Namespace) -> None:
     if not options.unchecked:
         check(options.worker, model, Path(options.directory))
     print(json.dumps(numbers))
+
+
+def merging(onto: str, directory: str, adapter: str) -> dict[str, float]:
+    """Seconds and peak memory of one merge."""
+    memory = ResidentMemory()
+    memory.restart()
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as target:
+        quatro.merge(directory, adapter, target, onto=onto)
+    return {"seconds": time.perf_counter() - start, "peak_mb": memory.peak()}
 
 
 def check(name: str, model: nn.Module, directory: Path) -> None:
@@ -163,7 +185,12 @@ def cold_read(directory: Path) -> float:
     return time.perf_counter() - start
 
 
-def report(turns: dict[str, list[dict[str, float]]], largest: float, cold: list[tuple[float, float]]) -> None:
+def report(
+    turns: dict[str, list[dict[str, float]]],
+    largest: float,
+    cold: list[tuple[float, float]],
+    merges: dict[str, dict[str, float]],
+) -> None:
     middle = {name: {key: statistics.median(turn[key] for turn in found) for key in found[0]} for name, found in turns.items()}
     rival = middle[RIVAL]["seconds"]
     rows = []
@@ -176,6 +203,10 @@ def report(turns: dict[str, list[dict[str, float]]], largest: float, cold: list[
     )
     read, load = (statistics.median(values) for values in zip(*cold, strict=True))
     print(f"a saved 4-bit checkpoint, cold: {load:.2f} s; reading its bytes: {read:.2f} s; allowed {1.2 * read + 0.5:.2f} s")
+    for onto, found in merges.items():
+        print(
+            f"merging onto {onto} weights: {found['seconds']:.1f} s, peak {found['peak_mb']:.0f} MB of {4 * largest + 150:.0f} allowed"
+        )
 
 
 def _options() -> argparse.Namespace:

@@ -1,15 +1,19 @@
 """Which layers of a transformers model become 4 bits, and which stay dense and why."""
 
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.quantizers.base import get_keys_to_not_convert
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from quatro.integrations.config import QuatroConfig
+from quatro.kernels.compute import hidden_dtype
 from quatro.nn.dense import DenseEmbedding, DenseLinear
 from quatro.nn.linear import Linear4bit, is_conv1d
 
+KEPT = "kept in float32 by its model"
 SMALL = 4 << 20
 """Weights of a router; of 512 experts on 8192 hidden values it has as many."""
 
@@ -20,24 +24,36 @@ def replace_linears(model: PreTrainedModel, config: QuatroConfig) -> dict[str, s
     Returns {name: reason} of the linear layers that stay dense.
     """
     head = get_keys_to_not_convert(model)
+    own = [*(model._keep_in_fp32_modules or []), *(model._keep_in_fp32_modules_strict or []), *_weights_that_cast(model)]
     dense: dict[str, str] = {}
-    for name, module in list(model.named_modules()):
-        if type(module) is nn.Embedding:
-            model.set_submodule(name, DenseEmbedding.from_embedding(module))
-        if type(module) is not nn.Linear and not is_conv1d(module):
+    made: dict[nn.Module, nn.Module] = {}
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if isinstance(module, nn.Embedding) and type(module) not in (nn.Embedding, DenseEmbedding):
+            module.register_forward_hook(_widened)
+        if type(module) is not nn.Embedding and type(module) is not nn.Linear and not is_conv1d(module):
             continue
-        reason = _why_dense(name, module, head, config.skip_modules or [])
-        if reason is None:
-            model.set_submodule(name, _empty_4bit(module, config))
-            continue
-        dense[name] = reason
-        if type(module) is nn.Linear:
-            model.set_submodule(name, DenseLinear.from_linear(module))
+        reason = None if type(module) is nn.Embedding else _why_dense(name, module, head, config.skip_modules or [], own)
+        if reason is not None:
+            dense[name] = reason
+        if module not in made:
+            made[module] = _instead(module, reason, config)
+        model.set_submodule(name, made[module])  # a module under several names stays one
     return dense
 
 
+def _instead(module: nn.Module, reason: str | None, config: QuatroConfig) -> nn.Module:
+    if type(module) is nn.Embedding:
+        return DenseEmbedding.from_embedding(module)
+    if reason is None:
+        return _empty_4bit(module, config)
+    if reason == KEPT:
+        module.weight.data = module.weight.data.float()
+    return DenseLinear.from_linear(module) if type(module) is nn.Linear else module
+
+
 def widen_norms(model: PreTrainedModel) -> None:
-    """Norms and routers are float32 whatever the checkpoint's dtype: the loader reads a parameter in the dtype its skeleton has."""
+    """Norms, routers and convolutions are float32 whatever the checkpoint's dtype, as hidden states are: the loader reads a parameter in
+    the dtype its skeleton has."""
     for module in model.modules():
         own = list(module.parameters(recurse=False))
         if own and all(parameter.is_floating_point() for parameter in own) and _is_small(module, own):
@@ -47,9 +63,9 @@ def widen_norms(model: PreTrainedModel) -> None:
 
 def _is_small(module: nn.Module, own: list[nn.Parameter]) -> bool:
     """Whether a module holds vectors only, or is a model's own kind that multiplies a small matrix with hidden states of any dtype."""
-    if all(parameter.dim() == 1 for parameter in own):
+    if all(parameter.dim() == 1 for parameter in own) or isinstance(module, nn.modules.conv._ConvNd):
         return True
-    of_torch = isinstance(module, nn.Linear | nn.Embedding | nn.modules.conv._ConvNd) or is_conv1d(module)
+    of_torch = isinstance(module, nn.Linear | nn.Embedding) or is_conv1d(module)
     sizes = [parameter.numel() for parameter in own if parameter.dim() <= 2]
     return not of_torch and len(sizes) == len(own) and sum(sizes) <= SMALL
 
@@ -60,9 +76,26 @@ def in_out_features(module: nn.Module) -> tuple[int, int]:
     return (rows, columns) if is_conv1d(module) else (columns, rows)
 
 
-def _why_dense(name: str, module: nn.Module, head: list[str], skip: list[str]) -> str | None:
+def _weights_that_cast(model: PreTrainedModel) -> list[str]:
+    """Layers of T5's family whose block casts hidden states to the dtype of their weight: to codes, if that were in 4 bits."""
+    blocks = [
+        name
+        for name, module in model.named_modules()
+        if type(module).__name__.endswith(("DenseActDense", "DenseGatedActDense"))
+    ]
+    return [f"{name}.wo" for name in blocks if hasattr(model.get_submodule(name), "wo")]
+
+
+def _widened(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    """A model's own kind of embedding, too, begins hidden states in their dtype."""
+    return output.to(hidden_dtype(module.weight.dtype, module.weight.device.type))
+
+
+def _why_dense(name: str, module: nn.Module, head: list[str], skip: list[str], own: list[str]) -> str | None:
     if not should_convert_module(name, head):
         return "output head or tied weight"
+    if not should_convert_module(name, own):
+        return KEPT
     if not should_convert_module(name, skip):
         return "in skip_modules"
     if in_out_features(module)[0] % 2:

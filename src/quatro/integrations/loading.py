@@ -121,17 +121,17 @@ def _pickled(source: Path, method: str | None, chosen: QuatroConfig, options: di
 
 
 def model_class(config: PreTrainedConfig) -> Any:
-    """The class that a checkpoint is loaded into: its causal language model or, for models that are none, what its config names."""
+    """The class that a checkpoint is loaded into: the one its config names or, where that has no head, the causal language model."""
     mapping: Any = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
-    named = [getattr(transformers, name, None) for name in getattr(config, "architectures", None) or []]
-    if type(config) in mapping:
-        return mapping[type(config)]
-    if named and named[0] is not None:
-        return named[0]
-    raise CheckpointError(
-        f"transformers {transformers.__version__} knows no model to load {type(config).__name__} into; its config.json should name one "
-        "under architectures"
-    )
+    names = getattr(config, "architectures", None) or []
+    named = getattr(transformers, names[0], None) if names and not names[0].endswith("Model") else None
+    found = named or mapping.get(type(config), None)
+    if found is None:
+        raise CheckpointError(
+            f"transformers {transformers.__version__} knows no model to load {type(config).__name__} into; its config.json should name "
+            "one under architectures"
+        )
+    return found
 
 
 def _from_bitsandbytes(

@@ -67,6 +67,10 @@ class QuatroHfQuantizer(HfQuantizer):
         return QuantizeWeight(self)
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        if hasattr(model.config, "rescale_every"):
+            model.config.rescale_every = (
+                0  # RWKV would divide its weights in place, which codes do not allow; float32 needs no such care
+            )
         self.dense_layers = replace_linears(model, self.quantization_config)
         self.dense_layers |= replace_experts(model, self.quantization_config)
         widen_norms(model)

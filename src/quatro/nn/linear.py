@@ -153,6 +153,10 @@ class Linear4bit(nn.Linear):
         """input (..., in) -> (..., out) in the input's dtype, or autocast's."""
         if input.shape[-1] != self.in_features:
             raise ShapeError(f"this layer takes rows of {self.in_features}, got an input of shape {tuple(input.shape)}")
+        if not input.dtype.is_floating_point:
+            raise ShapeError(
+                f"this layer takes floats, got {input.dtype}: were they cast to the dtype of its weight, which holds codes?"
+            )
         output, compute = product_dtypes(input.dtype, input.device.type, self.product_dtype)
         parts = (self.weight, self.absmax, self.nested_absmax, self.nested_offset, self.zeros)
         meaning = (self.spec.quant_type, self.spec.table, self.spec.block_size)

@@ -4,7 +4,8 @@
 
 y = x W^T (and the gradient to x) for 1 to 1024 rows of x in float32, W 4096 x 4096 and 11008 x 4096, nf4 with double quantization,
 blocks of 64. Every call takes another weight, of which there are four times the last cache, so that weights come from memory as
-they do in a model; and a contender's turn is 64 calls in a row for one row, fewer for more rows, as layers follow each other. --avx2 keeps torch and quatro from wider instructions (bitsandbytes chooses its own).
+they do in a model; and a contender's turn is 64 calls in a row for one row, fewer for more rows, as layers follow each other.
+--avx2 keeps torch and quatro from wider instructions (bitsandbytes chooses its own).
 
 bitsandbytes is there twice. "bitsandbytes layer" is its Linear4bit in evaluation without gradients, as its users generate: where the
 processor has AVX512-BF16 it packs the weight anew and multiplies in bfloat16. "bitsandbytes dequantize" is what it does in training, and on

@@ -94,3 +94,11 @@ def test_an_adapter_on_its_attention_learns(directory: Path) -> None:
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+def test_experts_that_a_user_skips_stay_dense(directory: Path) -> None:
+    model = quantized(directory, skip_modules=["experts"])
+    assert not any(isinstance(module, Experts4bit) for module in model.modules())
+    assert set(summarize(model).dense_layers.values()) >= {"in skip_modules"}
+    with torch.no_grad():
+        assert torch.isfinite(model(IDS).logits).all()

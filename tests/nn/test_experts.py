@@ -69,6 +69,17 @@ def test_the_result_is_that_of_every_token_with_its_experts_dequantized_matrices
         assert torch.allclose(found, expected, rtol=0, atol=1e-5 * expected.detach().abs().max().item())
 
 
+@given(double=st.booleans(), symmetric=st.booleans(), inner=st.sampled_from([32, 48, 64]))
+@settings(max_examples=12, deadline=None)
+def test_each_experts_matrix_is_its_own_source_quantized_alone(double, symmetric, inner):
+    spec = QuantSpec("nf4" if symmetric else "int4", 64, double, symmetric)
+    module = experts(inner=inner, spec=spec)
+    for name, shape in module.projections.items():
+        alone = [quantize_with(torch.randn(shape) * (expert + 1), spec, name) for expert in range(module.num_experts)]
+        module.set_quantized(name, alone)
+        assert torch.equal(module.dequantize(name), torch.stack([tensor.dequantize() for tensor in alone]))
+
+
 def test_gradients_reach_the_tokens_and_the_routers_weights():
     module = experts(bias=True)
     hidden, index, weights = routed(4, 7, 2)

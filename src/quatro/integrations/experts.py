@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 from quatro.integrations.config import QuatroConfig
 from quatro.nn.experts import Experts4bit
@@ -21,7 +22,7 @@ def replace_experts(model: PreTrainedModel, config: QuatroConfig) -> dict[str, s
     for name, module in list(model.named_modules()):
         if not is_fused(module):
             continue
-        reason = _why_dense(module)
+        reason = _why_dense(name, module, config.skip_modules or [])
         if reason is None:
             model.set_submodule(name, _empty(module, config))
         else:
@@ -39,7 +40,9 @@ def matrices(stored: Tensor, transposed: bool) -> Tensor:
     return stored.transpose(1, 2) if transposed else stored
 
 
-def _why_dense(module: nn.Module) -> str | None:
+def _why_dense(name: str, module: nn.Module, skip: list[str]) -> str | None:
+    if not should_convert_module(name, skip):
+        return "in skip_modules"
     shapes = [matrices(getattr(module, name), module.is_transposed).shape for name in _projections(module)]
     if getattr(module, "has_post_expert_norm", False):
         return "experts with a norm of their own"

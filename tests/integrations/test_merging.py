@@ -1,3 +1,5 @@
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -5,7 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MixtralConfig
 
 import quatro
 from quatro.format.errors import AdapterError, CheckpointError, InputError
@@ -134,3 +136,46 @@ def test_what_cannot_be_merged_is_refused_and_nothing_is_written(source: Path, t
         merge_dense(source, source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert load_file(tmp_path / "adapter" / "adapter_model.safetensors"), "the adapter was left alone"
+
+
+@pytest.mark.parametrize(
+    ("settings", "letter"),
+    [
+        ({"init_lora_weights": "pissa"}, "begun with pissa"),
+        ({"bias": "all"}, "trains biases"),
+        ({"bias": "lora_only"}, "trains biases"),
+    ],
+)
+def test_adapters_that_files_alone_cannot_merge_are_refused_by_name(
+    source: Path, tmp_path: Path, settings: Any, letter: str
+) -> None:
+    adapter_on(AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32), tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    with pytest.raises(AdapterError, match=letter):
+        merge_dense(source, tmp_path / "adapter", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_module_trained_whole_is_refused_where_embedding_and_head_are_one(source: Path, tmp_path: Path) -> None:
+    tied = tmp_path / "tied"
+    shutil.copytree(source, tied)
+    config = json.loads((tied / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (tied / "config.json").write_text(json.dumps(config))
+    adapter_on(
+        AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32),
+        tmp_path / "adapter",
+        modules_to_save=["embed_tokens"],
+    )
+    with pytest.raises(AdapterError, match="one tensor"):
+        merge_dense(tied, tmp_path / "adapter", tmp_path / "out")
+
+
+def test_fused_experts_are_merged_onto_original_weights_only(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = MixtralConfig(vocab_size=96, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
+                           num_key_value_heads=2, num_local_experts=4)  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
+    adapter_on(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "adapter", target_modules=["q_proj"])
+    with pytest.raises(CheckpointError, match="fused experts"):
+        merge_dense(tmp_path / "base", tmp_path / "adapter", tmp_path / "out")

@@ -23,6 +23,7 @@ from quatro.integrations import bitsandbytes
 from quatro.integrations.adapters import check_fits, checked_adapter
 from quatro.integrations.checkpoint import INDEX, SINGLE, Checkpoint, LazyTensor
 from quatro.integrations.config import QUANT_METHOD, QuatroConfig
+from quatro.integrations.experts import is_fused
 from quatro.integrations.files import whole_directory
 from quatro.integrations.layers import replace_linears
 from quatro.integrations.loading import model_class
@@ -35,6 +36,7 @@ from quatro.tensor.quantized import QuantizedTensor, quantize_with
 SHARD = 1 << 27
 """Bytes of the tensors in a file, where none is larger alone: what is being collected is in memory."""
 ONTO = ("dequantized", "original")
+CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq")
 COPIED = (
     "generation_config.json",
     "tokenizer*",
@@ -102,8 +104,9 @@ class _Merge:
         check_fits(skeleton, adapter)
         self.dtype: torch.dtype = skeleton.config.dtype or torch.float32
         self.in_4bit = self._layers_in_4bit(skeleton) if onto == "dequantized" else set()
+        _refuse_what_files_cannot_show(skeleton, adapter, onto)
         _stand_in(skeleton, _trained_whole(adapter))
-        self.adapted = PeftModel.from_pretrained(skeleton, adapter)
+        self.adapted = _with_adapter(skeleton, adapter)
         self.layers = _adapted_layers(self.adapted)
         self.replaced = _modules_to_save(self.adapted)
         self._check_reachable()
@@ -133,7 +136,8 @@ class _Merge:
             if part in ("absmax", "nested_absmax", "nested_offset", "zeros") and owner in self.in_4bit:
                 continue
             for made, result in self._made(owner, part, name, tensor):
-                yield made, result.to(self.dtype) if result.is_floating_point() else result
+                changed = owner in self.in_4bit or owner in self.layers or owner in self.replaced
+                yield made, result.to(self.dtype) if changed and result.is_floating_point() else result
             give_back()
             progress(nbytes(tensor))
 
@@ -193,6 +197,38 @@ def _skeleton(source: Path) -> PreTrainedModel:
     with torch.device("meta"):
         found: PreTrainedModel = model_class(config)(config)
     return found
+
+
+def _refuse_what_files_cannot_show(skeleton: PreTrainedModel, adapter: Path, onto: str) -> None:
+    """By name, what a merge file by file would get wrong."""
+    settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    initial = str(settings.get("init_lora_weights", True)).lower()
+    whole = settings.get("modules_to_save") or []
+    if initial.startswith(CHANGE_THE_BASE):
+        raise AdapterError(
+            f"the adapter was begun with {initial}, which changes the base as well; convert it to plain LoRA with PEFT first"
+        )
+    if settings.get("bias", "none") != "none" or settings.get("lora_bias"):
+        raise AdapterError(
+            "the adapter trains biases, which a merge file by file does not carry over; merge it with PEFT's merge_and_unload"
+        )
+    if whole and getattr(skeleton.config, "tie_word_embeddings", False):
+        raise AdapterError(
+            f"the adapter brings {', '.join(whole)} whole, and this base's embedding and head are one tensor; which is meant cannot be said in one file"
+        )
+    if onto == "dequantized" and any(is_fused(module) for module in skeleton.modules()):
+        raise CheckpointError(
+            "this base has fused experts, which are merged onto its original 16-bit weights only: say onto original"
+        )
+
+
+def _with_adapter(skeleton: PreTrainedModel, adapter: Path) -> PeftModel:
+    try:
+        return PeftModel.from_pretrained(skeleton, adapter)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise AdapterError(
+            f"PEFT cannot put the adapter in {adapter} on this base: {' '.join(str(error).split())[:300]}"
+        ) from error
 
 
 def _stand_in(skeleton: PreTrainedModel, real: list[str]) -> None:

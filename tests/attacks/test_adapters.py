@@ -19,6 +19,7 @@ from quatro.integrations.merging import merge_dense
 
 FILE = "adapter_model.safetensors"
 UP = "base_model.model.model.layers.0.mlp.up_proj"
+NORM = "base_model.model.model.norm"
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,14 @@ def renamed(tensors: dict[str, Any], old: str, new: str) -> None:
 ATTACKS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "NaN": (lambda t: t[f"{UP}.lora_A.weight"].fill_(torch.nan), "NaN or Inf"),
     "Inf in one number": (lambda t: t[f"{UP}.lora_B.weight"].view(-1)[3:4].fill_(torch.inf), "NaN or Inf"),
+    "no tensor at all": (lambda t: t.clear(), "does not hold"),
+    "a pair missing": (lambda t: [t.pop(f"{UP}.lora_{half}.weight") for half in "AB"], "does not hold"),
+    "a third factor": (lambda t: t.update({f"{UP}.lora_C.weight": torch.ones(4, 4)}), "does not ask for"),
+    "a base weight that nobody asked for": (lambda t: t.update({f"{UP}.weight": torch.ones(172, 64)}), "does not ask for"),
+    "a pair on a norm": (lambda t: t.update({f"{NORM}.lora_A.weight": torch.ones(4, 64), f"{NORM}.lora_B.weight": torch.ones(64, 4)}),
+                         "does not ask for"),
+    "another rank than its configuration's": (lambda t: t.update({f"{UP}.lora_A.weight": torch.ones(2, 64), f"{UP}.lora_B.weight": torch.ones(172, 2)}),
+                                              "cannot put"),
     "half a pair": (lambda t: t.pop(f"{UP}.lora_B.weight"), "but not"),
     "a layer that is not there": (lambda t: t.update({f"{UP}s.lora_A.weight": torch.ones(4, 64), f"{UP}s.lora_B.weight": torch.ones(172, 4)}),
                                   "a layer this base does not have"),

@@ -8,6 +8,7 @@ import torch
 
 import quatro
 from quatro.format.errors import CheckpointError, MachineError
+from quatro.integrations.checkpoint import Checkpoint
 from quatro.integrations.loading import load
 from quatro.integrations.summary import summarize
 from quatro.nn import Linear4bit
@@ -60,6 +61,7 @@ FULL_DISK = """
 import resource, signal, sys
 import quatro
 from quatro.format.errors import MachineError
+from quatro.integrations.checkpoint import Checkpoint
 from quatro.integrations.loading import load
 model, tokenizer = load(sys.argv[1])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -160,12 +162,13 @@ def test_streaming_gives_what_transformers_own_loading_gives(tiny_with_tokenizer
     dense.save_pretrained(source, max_shard_size=shard)
     assert (shard == "1GB") == (source / "model.safetensors").is_file()
     seen = []
-    model, _ = load(source, total=lambda count: seen.append(-count), progress=seen.append)
+    model, _ = load(source, progress=lambda read, all: seen.append((read, all)))
     expected = AutoModelForCausalLM.from_pretrained(source, quantization_config=quatro.QuatroConfig())
     assert state(model).keys() == state(expected).keys()
     for name, tensor in state(expected).items():
         assert (state(model)[name].dtype, True) == (tensor.dtype, torch.equal(state(model)[name], tensor)), name
-    assert sum(seen) == 0, "every byte that was announced was read, and no other"
+    assert seen == sorted(seen)
+    assert seen[-1][0] == seen[-1][1] == Checkpoint(source).nbytes, "every byte was read, once"
 
 
 def without(directory, name):

@@ -110,15 +110,12 @@ def test_a_merged_checkpoint_is_dense_in_the_bases_dtype_and_brings_the_tokenize
 ) -> None:
     monkeypatch.setattr("quatro.integrations.merging.SHARD", 20_000)
     adapter_on(AutoModelForCausalLM.from_pretrained(tiny_with_tokenizer), tmp_path / "adapter")
-    seen: list[int] = []
+    seen: list[tuple[int, int]] = []
     merge_dense(
-        tiny_with_tokenizer,
-        tmp_path / "adapter",
-        tmp_path / "out",
-        total=lambda count: seen.append(-count),
-        progress=seen.append,
+        tiny_with_tokenizer, tmp_path / "adapter", tmp_path / "out", progress=lambda read, all: seen.append((read, all))
     )
-    assert sum(seen) == 0
+    assert seen == sorted(seen)
+    assert seen[-1][0] == seen[-1][1]
     tensors = Checkpoint(tmp_path / "out")
     assert {tensor.dtype for tensor in tensors.values()} == {"BF16"}
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1

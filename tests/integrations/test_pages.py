@@ -1,5 +1,11 @@
+import mmap
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
 import torch
 
+from quatro.integrations import pages
 from quatro.integrations.pages import LentPages, own_pages
 
 SIZE = 4 << 20
@@ -40,3 +46,30 @@ def test_no_more_waits_than_was_allowed() -> None:
 def test_own_pages_are_writable_bytes_of_any_count() -> None:
     for count in (0, 7, SIZE + 3):
         assert own_pages(count).fill_(9).shape == (count,)
+
+
+def test_two_threads_are_never_lent_the_same_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each writes its own number and must still find it later; between seeing that pages are free and taking them, time passes."""
+    seen_free = pages._is_free
+
+    def slowly(found: mmap.mmap) -> bool:
+        free = seen_free(found)
+        time.sleep(1e-3)
+        return free
+
+    monkeypatch.setattr(pages, "_is_free", slowly)
+    lend = LentPages(8 * SIZE)
+    torn: list[int] = []
+
+    def work(number: int) -> None:
+        for _ in range(10):
+            mine = lend(SIZE)
+            mine[:4096].fill_(number)
+            time.sleep(1e-3)
+            if int(mine[:4096].max()) != number or int(mine[:4096].min()) != number:
+                torn.append(number)
+            del mine
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(1, 5)))
+    assert torn == []

@@ -16,8 +16,6 @@ from rich.markup import escape
 out = Console(highlight=False, soft_wrap=False)
 err = Console(stderr=True, highlight=False)
 
-Count = Callable[[int], None]
-
 QUIET_ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "0" if err.is_terminal else "1",
     "HF_HUB_VERBOSITY": "error",
@@ -59,8 +57,8 @@ def busy(text: str) -> Iterator[None]:
 
 
 @contextmanager
-def reading(text: str) -> Iterator[tuple[Count, Count]]:
-    """A bar of bytes with speed and time left on a terminal's stderr: yields who is told of all bytes, and who of each part's."""
+def reading(text: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar of bytes with speed and time left on a terminal's stderr; what it yields is told the bytes so far and all there are."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     columns = (
@@ -72,7 +70,7 @@ def reading(text: str) -> Iterator[tuple[Count, Count]]:
     )
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(escape(text), total=None)
-        yield lambda count: bar.update(task, total=count), lambda count: bar.update(task, advance=count)
+        yield lambda read, all: bar.update(task, completed=read, total=all)
 
 
 class Notes(logging.Handler):

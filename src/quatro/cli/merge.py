@@ -9,9 +9,6 @@ from quatro.cli.amounts import bytes_text
 from quatro.cli.console import busy, emit_json, reading, say
 from quatro.cli.models import model_path
 from quatro.cli.quantize import check_target, disk_bytes
-from quatro.format.errors import InputError, did_you_mean
-
-ONTO = ("dequantized", "original")
 
 
 def register(app: typer.Typer) -> None:
@@ -30,14 +27,12 @@ def merge(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Merge an adapter into its base: a dense model in the base's dtype, a tensor at a time, that transformers loads alone."""
-    if onto not in ONTO:
-        raise InputError(f"--onto {onto} is not possible; {did_you_mean(onto, ONTO)}")
     source = model_path(model)
     check_target(source, out_directory, overwrite)
     with busy("loading libraries"):
         from quatro.integrations.merging import merge_dense
-    with reading(f"merging {adapter}") as (total, progress):
-        merge_dense(source, adapter, out_directory, onto, overwrite=overwrite, total=total, progress=progress)
+    with reading(f"merging {adapter}") as progress:
+        merge_dense(source, adapter, out_directory, onto, overwrite=overwrite, progress=progress)
     written = disk_bytes(out_directory)
     if as_json:
         emit_json({"model": model, "adapter": str(adapter), "onto": onto, "out": str(out_directory), "bytes_on_disk": written})

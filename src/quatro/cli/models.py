@@ -33,8 +33,8 @@ def load_model(name: str, adapter: str | None = None, **options: Any) -> "tuple[
     with busy("loading libraries"):
         from quatro.integrations.loading import load
         from quatro.integrations.summary import one_line
-    with reading(f"loading {name}") as (total, progress):
-        model, tokenizer = load(source, adapter=adapter, total=total, progress=progress, **options)
+    with reading(f"loading {name}") as progress:
+        model, tokenizer = load(source, adapter=adapter, progress=progress, **options)
         own = adapter_tokenizer(adapter, model) if adapter else None
     if err.is_terminal:
         say(one_line(model), "dim")

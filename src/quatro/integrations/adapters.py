@@ -1,11 +1,12 @@
 """Put an adapter on a base, after making sure that it was made for it."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, PeftType
+from peft import PeftModel, PeftType, get_peft_model_state_dict
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -27,9 +28,7 @@ def attach(model: PreTrainedModel, path: str | Path, name: str = "default", trai
 
     Raises AdapterError where the directory is no adapter, or one whose shapes do not fit this base; the letter names both.
     """
-    directory = checked_adapter(path)
-    check_fits(model, directory)
-    adapted = _load(model, str(directory), name, trainable)
+    adapted = with_adapter(model, checked_adapter(path), name, trainable)
     fuse_adapters(adapted)
     return adapted
 
@@ -37,7 +36,7 @@ def attach(model: PreTrainedModel, path: str | Path, name: str = "default", trai
 def checked_adapter(path: str | Path) -> Path:
     """The directory, if it holds an adapter whose tensors are whole: every factor has its other half, and no number is NaN or Inf."""
     directory = Path(path).expanduser()
-    _read_adapter_config(directory)
+    adapter_settings(directory)
     file = directory / WEIGHTS
     if not file.is_file():
         raise AdapterError(f"{file} is missing; an adapter needs its weights as safetensors")
@@ -65,14 +64,31 @@ def _check_pairs(file: Path, names: set[str]) -> None:
                 raise AdapterError(f"{file} holds {name} but not {missing}; the adapter is not whole")
 
 
-def _load(model: PreTrainedModel | PeftModel, directory: str, name: str, trainable: bool) -> PeftModel:
+def with_adapter(
+    model: PreTrainedModel | PeftModel, directory: Path, name: str = "default", trainable: bool = False
+) -> PeftModel:
+    """PEFT's own model of a checked adapter. Raises AdapterError where PEFT cannot put it on, or it is not all of what PEFT would save."""
+    _check_fits(model, directory)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Found missing adapter keys")  # which is refused below
+            adapted = _put_on(model, str(directory), name, trainable)
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise AdapterError(f"PEFT cannot put the adapter in {directory} on this base: {reason}") from error
+    _check_whole(adapted, directory, name)
+    return adapted
+
+
+def _put_on(model: PreTrainedModel | PeftModel, directory: str, name: str, trainable: bool) -> PeftModel:
     if isinstance(model, PeftModel):
         model.load_adapter(directory, adapter_name=name, is_trainable=trainable)
         return model
     return PeftModel.from_pretrained(model, directory, adapter_name=name, is_trainable=trainable)
 
 
-def _read_adapter_config(directory: Path) -> dict[str, Any]:
+def adapter_settings(directory: Path) -> dict[str, Any]:
+    """PEFT's adapter_config.json. Raises AdapterError where there is none that PEFT could mean."""
     file = directory / "adapter_config.json"
     if not directory.is_dir() or not file.is_file():
         what = "has no adapter_config.json" if directory.is_dir() else "is not a directory"
@@ -86,7 +102,7 @@ def _read_adapter_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def check_fits(model: nn.Module, directory: Path) -> None:
+def _check_fits(model: nn.Module, directory: Path) -> None:
     """Every tensor must belong to a layer of the base, and every low-rank factor fit it."""
     layers = dict(_unwrapped(model).named_modules())
     for key, tensor in _tensors(directory / WEIGHTS).items():
@@ -106,6 +122,24 @@ def check_fits(model: nn.Module, directory: Path) -> None:
             raise AdapterError(
                 f"the adapter in {directory} was made for another base: its {owner} has {found} {side} ({kind} is {tuple(tensor.shape)}), "
                 f"this base's has {expected}"
+            )
+
+
+def _check_whole(adapted: PeftModel, directory: Path, name: str) -> None:
+    """The file must hold what PEFT would save of the adapter now that it is loaded, neither less nor more.
+
+    Embedding and head may come along, as PEFT saves them where a vocabulary grew. Raises AdapterError.
+    """
+    expected = set(get_peft_model_state_dict(adapted, adapter_name=name))
+    found = set(_tensors(directory / WEIGHTS))
+    base = adapted.get_base_model()
+    along = {id(layer) for layer in (base.get_input_embeddings(), base.get_output_embeddings())}
+    ends = {f"{PREFIX}{path}.weight" for path, module in base.named_modules() if id(module) in along}
+    for what, names in (("does not hold", expected - found), ("holds", found - expected - ends)):
+        if names:
+            than = "which its configuration asks for" if what != "holds" else "which its configuration does not ask for"
+            raise AdapterError(
+                f"the adapter in {directory} {what} {min(names)}, {than}; its files belong to different adapters"
             )
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+from transformers import PreTrainedConfig
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from quatro.format.errors import CheckpointError, InputError, did_you_mean
@@ -62,3 +64,9 @@ class QuatroConfig(QuantizationConfigMixin):
         """The same choices as the value that lower floors take."""
         own = None if self.table is None else tuple(self.table)
         return QuantSpec(self.quant_type, self.block_size, self.double_quant, self.symmetric, own)
+
+
+def stated_dtype(config: PreTrainedConfig) -> torch.dtype | None:
+    """The dtype that a model's configuration says its weights have, or had before they were quantized."""
+    found = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
+    return found if isinstance(found, torch.dtype) else None

@@ -70,16 +70,11 @@ def _empty(module: nn.Module, config: QuatroConfig) -> Experts4bit:
         device=torch.device("meta"),
     )
     made.transposed_source = module.is_transposed
-    made._is_hf_initialized = True  # codes cannot be drawn at random; what is missing is reported instead
     return made
 
 
 def _gate(module: nn.Module) -> Any:
-    """What the model's own experts do between their two products, from the module itself but without its matrices."""
-    rules = module.__class__.__new__(module.__class__)
-    nn.Module.__init__(rules)
-    kept = {name: value for name, value in vars(module).items() if not name.startswith("_") and name != "config"}
-    vars(rules).update(kept)
-    for name, child in module.named_children():
-        setattr(rules, name, child)
-    return partial(type(module)._apply_gate, rules) if module.has_gate else rules.act_fn
+    """What the model's own experts do between their two products: the module itself, which has given up its parameters."""
+    for name in list(dict(module.named_parameters(recurse=False))):
+        delattr(module, name)
+    return partial(type(module)._apply_gate, module) if module.has_gate else module.act_fn

@@ -62,12 +62,11 @@ def widen_norms(model: PreTrainedModel) -> None:
 
 
 def _is_small(module: nn.Module, own: list[nn.Parameter]) -> bool:
-    """Whether a module holds vectors only, or is a model's own kind that multiplies a small matrix with hidden states of any dtype."""
+    """Whether a module holds vectors only, or is of a model's own kind and small: what it computes with them would round to their dtype."""
     if all(parameter.dim() == 1 for parameter in own) or isinstance(module, nn.modules.conv._ConvNd):
         return True
     of_torch = isinstance(module, nn.Linear | nn.Embedding) or is_conv1d(module)
-    sizes = [parameter.numel() for parameter in own if parameter.dim() <= 2]
-    return not of_torch and len(sizes) == len(own) and sum(sizes) <= SMALL
+    return not of_torch and sum(parameter.numel() for parameter in own) <= SMALL
 
 
 def in_out_features(module: nn.Module) -> tuple[int, int]:

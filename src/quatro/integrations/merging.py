@@ -6,7 +6,7 @@ sum is written, and the layer is empty again; so whatever PEFT can express (rsLo
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,21 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from quatro.format.errors import AdapterError, CheckpointError, InputError
 from quatro.integrations import bitsandbytes
-from quatro.integrations.adapters import check_fits, checked_adapter
+from quatro.integrations.adapters import adapter_settings, checked_adapter, with_adapter
 from quatro.integrations.checkpoint import INDEX, SINGLE, Checkpoint, LazyTensor
-from quatro.integrations.config import QUANT_METHOD, QuatroConfig
+from quatro.integrations.config import QUANT_METHOD, QuatroConfig, stated_dtype
 from quatro.integrations.experts import is_fused
 from quatro.integrations.files import whole_directory
 from quatro.integrations.layers import replace_linears
+from quatro.integrations.letters import configuration_of
 from quatro.integrations.loading import model_class
 from quatro.integrations.pages import give_back
 from quatro.integrations.sources import has_safetensors, quantization_of, source_directory
-from quatro.integrations.streaming import nbytes
+from quatro.integrations.streaming import Progress, nbytes
 from quatro.nn.linear import Linear4bit, is_conv1d
 from quatro.tensor.quantized import QuantizedTensor, quantize_with
 
@@ -37,16 +38,8 @@ SHARD = 1 << 27
 """Bytes of the tensors in a file, where none is larger alone: what is being collected is in memory."""
 ONTO = ("dequantized", "original")
 CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq")
-COPIED = (
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "chat_template*",
-    "vocab*",
-    "merges.txt",
-    "*.model",
-)
-Progress = Callable[[int], None]
+GENERATION, TOKENIZER = "generation_config.json", "tokenizer_config.json"
+TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "chat_template*", "vocab*", "merges.txt", "*.model")
 
 
 def merge_dense(
@@ -56,22 +49,20 @@ def merge_dense(
     onto: str = "dequantized",
     config: QuatroConfig | None = None,
     overwrite: bool = False,
-    total: Progress = lambda count: None,
-    progress: Progress = lambda count: None,
+    progress: Progress = lambda read, all: None,
 ) -> None:
     """Write a dense checkpoint of the base with the adapter's changes in its weights, which transformers loads without quatro.
 
     base: a directory or hub id, dense or in 4 bits. onto: "dequantized" adds the change to what the 4-bit weights stand for, which is
         what the adapter was trained on (config: the quantization of a dense base); "original" to the base's own weights.
-    total, progress: told the bytes there are to read, and each tensor's when it was written.
+    progress: told the bytes that were merged so far and all there are.
     Raises CheckpointError, AdapterError (an adapter that cannot be merged, by name), MachineError when the disk fails.
     """
-    source = source_directory(base)
-    merged = _Merge(source, checked_adapter(adapter), onto, config or QuatroConfig())
-    total(sum(map(nbytes, merged.tensors.values())))
+    source, brought = source_directory(base), checked_adapter(adapter)
+    merged = _Merge(source, brought, onto, config or QuatroConfig())
     with whole_directory(directory, overwrite) as staging:
         _write_shards(merged.results(progress), staging)
-        _write_settings(source, staging)
+        _write_settings(source, brought, staging)
 
 
 def merge(base: str | Path, adapter: str | Path, directory: str | Path, mode: str = "dense", **options: Any) -> None:
@@ -101,12 +92,11 @@ class _Merge:
                 f"{source} is in 4 bits: its original weights are not there; name the 16-bit base, or leave --onto out"
             )
         skeleton = _skeleton(source)
-        check_fits(skeleton, adapter)
-        self.dtype: torch.dtype = skeleton.config.dtype or torch.float32
+        self.dtype = stated_dtype(skeleton.config) or torch.float32
         self.in_4bit = self._layers_in_4bit(skeleton) if onto == "dequantized" else set()
         _refuse_what_files_cannot_show(skeleton, adapter, onto)
-        _stand_in(skeleton, _trained_whole(adapter))
-        self.adapted = _with_adapter(skeleton, adapter)
+        _stand_in(skeleton, adapter_settings(adapter).get("modules_to_save") or [])
+        self.adapted = with_adapter(skeleton, adapter)
         self.layers = _adapted_layers(self.adapted)
         self.replaced = _modules_to_save(self.adapted)
         self._check_reachable()
@@ -131,7 +121,9 @@ class _Merge:
 
     def results(self, progress: Progress) -> Iterator[tuple[str, Tensor]]:
         """The merged checkpoint's tensors by name, each made when it is asked for."""
+        done, everything = 0, sum(map(nbytes, self.tensors.values()))
         for name, tensor in self.tensors.items():
+            done += nbytes(tensor)
             owner, _, part = name.rpartition(".")
             if part in ("absmax", "nested_absmax", "nested_offset", "zeros") and owner in self.in_4bit:
                 continue
@@ -139,7 +131,7 @@ class _Merge:
                 changed = owner in self.in_4bit or owner in self.layers or owner in self.replaced
                 yield made, result.to(self.dtype) if changed and result.is_floating_point() else result
             give_back()
-            progress(nbytes(tensor))
+            progress(done, everything)
 
     def _made(self, owner: str, part: str, name: str, tensor: LazyTensor) -> Iterator[tuple[str, Tensor]]:
         if owner in self.replaced:
@@ -191,7 +183,7 @@ class _Merge:
 
 
 def _skeleton(source: Path) -> PreTrainedModel:
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    config = configuration_of(source)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     with torch.device("meta"):
@@ -201,7 +193,7 @@ def _skeleton(source: Path) -> PreTrainedModel:
 
 def _refuse_what_files_cannot_show(skeleton: PreTrainedModel, adapter: Path, onto: str) -> None:
     """By name, what a merge file by file would get wrong."""
-    settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    settings = adapter_settings(adapter)
     initial = str(settings.get("init_lora_weights", True)).lower()
     whole = settings.get("modules_to_save") or []
     if initial.startswith(CHANGE_THE_BASE):
@@ -218,17 +210,8 @@ def _refuse_what_files_cannot_show(skeleton: PreTrainedModel, adapter: Path, ont
         )
     if onto == "dequantized" and any(is_fused(module) for module in skeleton.modules()):
         raise CheckpointError(
-            "this base has fused experts, which are merged onto its original 16-bit weights only: say onto original"
+            "this base has fused experts, which a merge onto dequantized weights does not reach; name its 16-bit checkpoint and say onto original"
         )
-
-
-def _with_adapter(skeleton: PreTrainedModel, adapter: Path) -> PeftModel:
-    try:
-        return PeftModel.from_pretrained(skeleton, adapter)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise AdapterError(
-            f"PEFT cannot put the adapter in {adapter} on this base: {' '.join(str(error).split())[:300]}"
-        ) from error
 
 
 def _stand_in(skeleton: PreTrainedModel, real: list[str]) -> None:
@@ -246,11 +229,6 @@ def _stand_in(skeleton: PreTrainedModel, real: list[str]) -> None:
 def _nothing(shape: torch.Size) -> nn.Parameter:
     """Zeros of a shape on one number's memory."""
     return nn.Parameter(torch.zeros(()).expand(shape), requires_grad=False)
-
-
-def _trained_whole(adapter: Path) -> list[str]:
-    settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    return list(settings.get("modules_to_save") or [])
 
 
 def _adapted_layers(model: PeftModel) -> dict[str, nn.Module]:
@@ -299,11 +277,14 @@ def _write(shard: dict[str, Tensor], directory: Path, index: int) -> None:
     save_file(shard, directory / f"{index}.partial", {"format": "pt"})
 
 
-def _write_settings(source: Path, directory: Path) -> None:
-    """The base's configuration without a word of quantization, and its tokenizer."""
+def _write_settings(source: Path, adapter: Path, directory: Path) -> None:
+    """The base's configuration without a word of quantization; the adapter's tokenizer and template if it brings them, else the base's."""
     settings = json.loads((source / "config.json").read_text(encoding="utf-8"))
     settings.pop("quantization_config", None)
     (directory / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    for pattern in COPIED:
-        for file in source.glob(pattern):
+    if (source / GENERATION).is_file():
+        shutil.copy(source / GENERATION, directory)
+    speaker = adapter if (adapter / TOKENIZER).is_file() else source
+    for pattern in TOKENIZER_FILES:
+        for file in speaker.glob(pattern):
             shutil.copy(file, directory)

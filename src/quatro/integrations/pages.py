@@ -4,6 +4,7 @@ import ctypes
 import mmap
 import sys
 from collections.abc import Callable
+from threading import Lock
 
 import numpy as np
 import torch
@@ -27,20 +28,21 @@ class LentPages:
     """
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self._most, self._lock = most, Lock()
         self._lent: list[mmap.mmap] = []
 
     def __call__(self, count: int) -> Tensor:
         """uint8 (count,), uninitialized."""
         if count < LARGE:
             return torch.empty(count, dtype=torch.uint8)
-        free = [pages for pages in self._lent if _is_free(pages)]
-        found = next((pages for pages in free if len(pages) == count), None)
-        if found is None:
-            found = _map(count)
-            self._forget(free, count)
-            self._lent.append(found)
-        return _on(found)
+        with self._lock:  # until a tensor stands on them, another thread would find the same pages free
+            free = [pages for pages in self._lent if _is_free(pages)]
+            found = next((pages for pages in free if len(pages) == count), None)
+            if found is None:
+                found = _map(count)
+                self._forget(free, count)
+                self._lent.append(found)
+            return _on(found)
 
     def _forget(self, free: list[mmap.mmap], coming: int) -> None:
         """Give back what waits beyond `most`, the largest first, and stop following what will not come back."""

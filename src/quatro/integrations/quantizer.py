@@ -67,21 +67,19 @@ class QuatroHfQuantizer(HfQuantizer):
         return QuantizeWeight(self)
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
-        if hasattr(model.config, "rescale_every"):
-            model.config.rescale_every = (
-                0  # RWKV would divide its weights in place, which codes do not allow; float32 needs no such care
-            )
+        if hasattr(model.config, "rescale_every"):  # RWKV would divide weights in place, which codes do not allow
+            model.config.rescale_every = 0
         self.dense_layers = replace_linears(model, self.quantization_config)
         self.dense_layers |= replace_experts(model, self.quantization_config)
         widen_norms(model)
-        if not any(isinstance(module, Linear4bit | Experts4bit) for module in model.modules()):
+        packed = [module for module in model.modules() if isinstance(module, Linear4bit | Experts4bit)]
+        if not packed:
             raise CheckpointError(
                 f"{type(model).__name__} has no linear layer to quantize; "
                 f"{len(self.dense_layers)} stay dense: {', '.join(list(self.dense_layers)[:5]) or 'none at all'}"
             )
-        for module in model.modules():
-            if isinstance(module, Linear4bit):
-                module._is_hf_initialized = True  # codes cannot be drawn at random; what is missing is reported instead
+        for module in packed:
+            module._is_hf_initialized = True  # codes cannot be drawn at random; what is missing is reported instead
         return model
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
@@ -124,7 +122,6 @@ class QuantizeWeight(ConversionOps):
             return self._quantize_experts(layer, own, name, dense)
         source = dense.T.contiguous() if getattr(layer, "transposed_source", False) else dense
         tensor = quantize_with(source, layer.spec, name)
-        layer._is_hf_initialized = True
         prefix = name.removesuffix("weight")
         scales = {prefix + part: value for part, value in layer.scale_parts(tensor).items()}
         return {name: torch.nn.Parameter(tensor.codes, requires_grad=False)} | scales

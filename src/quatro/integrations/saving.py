@@ -10,8 +10,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from quatro.format.errors import CheckpointError
 from quatro.format.spec import QuantSpec
 from quatro.integrations import bitsandbytes
+from quatro.integrations.config import stated_dtype
 from quatro.integrations.files import whole_directory
 from quatro.integrations.quantizer import QuatroHfQuantizer
+from quatro.nn.experts import Experts4bit
 from quatro.nn.linear import Linear4bit
 
 
@@ -39,15 +41,18 @@ def save(
 def _shared_spec(model: PreTrainedModel) -> QuantSpec | None:
     """What all 4-bit parts have in common where bitsandbytes' layout holds it, else None."""
     layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
-    others = [module for module in model.modules() if hasattr(module, "spec") and not isinstance(module, Linear4bit)]
     specs = {layer.spec for layer in layers}
-    if others or len(specs) != 1 or not bitsandbytes.holds(layers[0].spec):
+    if (
+        any(isinstance(module, Experts4bit) for module in model.modules())
+        or len(specs) != 1
+        or not bitsandbytes.holds(layers[0].spec)
+    ):
         return None
     return layers[0].spec
 
 
 def _save_as_bitsandbytes(model: PreTrainedModel, spec: QuantSpec, directory: Path) -> None:
-    dtype = _source_dtype(model)
+    dtype = stated_dtype(model.config) or torch.float32
     model.hf_quantizer.layout = partial(bitsandbytes.to_bitsandbytes, dtype=dtype)
     try:
         model.save_pretrained(directory)
@@ -58,9 +63,3 @@ def _save_as_bitsandbytes(model: PreTrainedModel, spec: QuantSpec, directory: Pa
     dense = list(model.hf_quantizer.dense_layers)
     settings["quantization_config"] = bitsandbytes.quantization_config(spec, dtype, dense)
     file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _source_dtype(model: PreTrainedModel) -> torch.dtype:
-    """Of the weights before they were quantized, as their config has it."""
-    named = getattr(model.config, "dtype", None) or getattr(model.config.get_text_config(), "dtype", None)
-    return named if isinstance(named, torch.dtype) else torch.float32

@@ -12,20 +12,23 @@ from torch import Tensor
 from quatro.integrations.checkpoint import DTYPES, LazyTensor
 from quatro.integrations.pages import LentPages, Memory, own_pages
 
-Progress = Callable[[int], None]
-"""Called with the bytes of every tensor that was read."""
+Progress = Callable[[int, int], None]
+"""Called with the bytes that were read so far, and all there are to read."""
 
 
 class Stream:
-    """The tensors of a checkpoint in the order in which transformers takes them: names in natural order.
+    """The tensors of a checkpoint as transformers takes them, which is in natural order of their names wherever none are joined.
 
-    ahead: while one is quantized the next is read, so that two are in memory at most. As a context: the reading thread ends with it.
+    ahead: while one is quantized the next is read, so that two are in memory at most; only while that order holds, or what was read
+    would be read again. As a context: the reading thread ends with it.
     """
 
     def __init__(self, tensors: Mapping[str, LazyTensor], progress: Progress, ahead: bool) -> None:
         self.tensors, self._progress = tensors, progress
+        self._read, self._all = 0, sum(map(nbytes, tensors.values()))
         order = sorted(tensors, key=_natural)
-        self._following = dict(zip(order, order[1:], strict=False)) if ahead else {}
+        self._following = dict(zip(["", *order], order, strict=False)) if ahead else {}
+        self._last = ""
         self._reader, self._lock = ThreadPoolExecutor(1, "quatro-read"), Lock()
         self._memory = LentPages(2 * max(map(nbytes, tensors.values()), default=0)) if ahead else own_pages
         self._waiting: dict[str, Future[Tensor]] = {}
@@ -44,15 +47,20 @@ class Stream:
     def take(self, name: str) -> Tensor:
         """A tensor's numbers, and the order to read the next one."""
         with self._lock:
-            found = self._waiting.pop(name, None)
+            coming = self._waiting.pop(name, None)
             self._waiting.clear()
-        tensor = self.tensors[name].read(self._memory) if found is None else found.result()
-        self._progress(tensor.nbytes)
-        following = self._following.get(name)
-        if following is not None:
-            with self._lock:
-                self._waiting[following] = self._reader.submit(self.tensors[following].read, self._memory)
+        tensor = self.tensors[name].read(self._memory) if coming is None else coming.result()
+        with self._lock:
+            self._read += tensor.nbytes
+            self._progress(self._read, self._all)
+            self._look_ahead(name)
         return tensor
+
+    def _look_ahead(self, name: str) -> None:
+        following = self._following.get(name)
+        if following is not None and self._following.get(self._last) == name:
+            self._waiting[following] = self._reader.submit(self.tensors[following].read, self._memory)
+        self._last = name
 
 
 class _OnItsWay(LazyTensor):

@@ -27,7 +27,7 @@ def distill(
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share(step, len(batches)))
     for ids in batches:
-        _divergence(student(ids), _wanted(teacher, ids)).backward()
+        torch.autograd.backward(_divergence(student(ids), _wanted(teacher, ids)))
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()

@@ -23,6 +23,7 @@ class LatentLinear(nn.Module):
     """
 
     start: Tensor
+    bias: Tensor | None
 
     def __init__(self, weight: Tensor, spec: QuantSpec, bias: Tensor | None = None, name: str = "weight") -> None:
         super().__init__()

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
-from quatro.format.errors import AdapterError, CheckpointError, InputError, did_you_mean
+from quatro.format.errors import AdapterError, CheckpointError, InputError
 from quatro.integrations import bitsandbytes
 from quatro.integrations.adapters import check_fits, checked_adapter
 from quatro.integrations.checkpoint import INDEX, SINGLE, Checkpoint, LazyTensor
@@ -81,7 +81,7 @@ def merge(base: str | Path, adapter: str | Path, directory: str | Path, mode: st
     mode: "dense", see `merge_dense`, or "4bit", see `integrations.merging_4bit.merge_4bit` and its report; they take the options.
     """
     if mode not in MODES:
-        raise InputError(f"mode {mode!r} is not possible; {did_you_mean(mode, MODES)}")
+        raise InputError(f"mode {mode!r} is not possible; choose dense or 4bit")
     if mode == "dense":
         return merge_dense(base, adapter, directory, **options)
     from quatro.integrations.merging_4bit import merge_4bit

@@ -1,20 +1,17 @@
 """`quatro compare`: the base beside its adapter, on data that neither was trained on."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quatro.cli.console import emit_json, err, out, say
+from quatro.cli.console import counting, emit_json, out, say
 from quatro.cli.models import load_model
 from quatro.format.errors import InputError
 
 if TYPE_CHECKING:
     from quatro.data.rows import Rows
     from quatro.evaluate import Comparison, HeldOut
-    from quatro.evaluate.compare import Progress
 
 LEFT_OUT_SHOWN = 3
 
@@ -53,7 +50,7 @@ def compare(
     rows = read_rows(data) if data else None  # a broken file is refused before the model is loaded
     loaded, tokenizer = load_model(model, adapter)
     held = _held(rows, loaded, tokenizer, format, template, limit)
-    with progress_bars() as progress:
+    with counting() as progress:
         found = judge(
             loaded,
             tokenizer,
@@ -106,20 +103,3 @@ def say_left_out(held: "HeldOut") -> None:
         say(f"left out, {line}", style="yellow")
     if len(held.left_out) > LEFT_OUT_SHOWN:
         say(f"and {len(held.left_out) - LEFT_OUT_SHOWN} more rows were left out", style="yellow")
-
-
-@contextmanager
-def progress_bars() -> Iterator["Progress"]:
-    """Bars on a terminal's stderr, one for each thing that is being done; they vanish at the end."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("[dim]{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
-        tasks: dict[str, int] = {}
-
-        def hear(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done)
-
-        yield hear

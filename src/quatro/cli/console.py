@@ -73,6 +73,23 @@ def reading(text: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda read, all: bar.update(task, completed=read, total=all)
 
 
+@contextmanager
+def counting() -> Iterator[Callable[[str, int, int], None]]:
+    """Bars with time left on a terminal's stderr, one for each thing that is being done; what it yields is told (what, done, of how many)."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("[dim]{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+        tasks: dict[str, Any] = {}
+
+        def hear(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(escape(what), total=total)
+            bars.update(tasks[what], completed=done)
+
+        yield hear
+
+
 class Notes(logging.Handler):
     """What the library has to say once (a slow backend, a forgotten turn), as a dim line on stderr."""
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quatro.cli.compare import progress_bars, write
-from quatro.cli.console import busy, emit_json, err, out, say
+from quatro.cli.compare import write
+from quatro.cli.console import busy, counting, emit_json, err, out, say
 from quatro.cli.models import DEMO, demo_asset, load_model
 from quatro.cli.sizes import size_data, size_line
 
@@ -116,7 +116,7 @@ def judge(stage: Stage, output_dir: Path) -> "Comparison":
     from quatro.evaluate import compare, read_held_out
 
     held = read_held_out(stage.held, tokenizer)
-    with progress_bars() as progress:
+    with counting() as progress:
         return compare(model, tokenizer, held, samples=0, max_new_tokens=48, progress=progress)
 
 

@@ -36,6 +36,7 @@ from quatro.tensor.quantized import QuantizedTensor, quantize_with
 
 SHARD = 1 << 27
 """Bytes of the tensors in a file, where none is larger alone: what is being collected is in memory."""
+MODES = ("dense", "4bit")
 ONTO = ("dequantized", "original")
 CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq")
 GENERATION, TOKENIZER = "generation_config.json", "tokenizer_config.json"
@@ -65,11 +66,18 @@ def merge_dense(
         _write_settings(source, brought, staging)
 
 
-def merge(base: str | Path, adapter: str | Path, directory: str | Path, mode: str = "dense", **options: Any) -> None:
-    """Merge an adapter into its base and write the result. mode: "dense", see `merge_dense`, which takes the options."""
-    if mode != "dense":
-        raise InputError(f"mode {mode!r} is not possible yet; choose dense")
-    merge_dense(base, adapter, directory, **options)
+def merge(base: str | Path, adapter: str | Path, directory: str | Path, mode: str = "dense", **options: Any) -> Any:
+    """Merge an adapter into its base and write the result.
+
+    mode: "dense", see `merge_dense`, or "4bit", see `integrations.merging_4bit.merge_4bit` and its report; they take the options.
+    """
+    if mode not in MODES:
+        raise InputError(f"mode {mode!r} is not possible; choose dense or 4bit")
+    if mode == "dense":
+        return merge_dense(base, adapter, directory, **options)
+    from quatro.integrations.merging_4bit import merge_4bit
+
+    return merge_4bit(base, adapter, directory, **options)
 
 
 class _Merge:

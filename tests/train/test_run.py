@@ -93,6 +93,7 @@ def test_a_run_directory_says_what_was_done(whole: Result) -> None:
     assert {
         "adapter_config.json",
         "adapter_model.safetensors",
+        "quatro_base.json",
         "tokenizer.json",
         "recipe.yaml",
         "report.md",

@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
 def chat(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model directory, a hub id, or demo for the embedded base.")],
     adapter: Annotated[str | None, typer.Option(help="An adapter directory to put on it.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Put the adapter on although it was made for other weights.")] = False,
     prompt: Annotated[str | None, typer.Option(help="Ask this, print the answer, and leave.")] = None,
     system: Annotated[str | None, typer.Option(help="A system message before the conversation.")] = None,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token each time; higher varies more.")] = 0.0,
@@ -41,7 +42,7 @@ def chat(
     from quatro.generation import Sampling
 
     sampling = Sampling(max_new_tokens, temperature, top_p)
-    loaded, tokenizer = load_model(model, adapter)
+    loaded, tokenizer = load_model(model, adapter, force=force)
     _seed(seed)
     stops = tuple(stop or ())
     if raw:

@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
 def compare(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model directory, a hub id, or demo for the embedded base.")],
     adapter: Annotated[str, typer.Option(help="The adapter directory to judge.")],
+    force: Annotated[bool, typer.Option("--force", help="Put the adapter on although it was made for other weights.")] = False,
     data: Annotated[
         Path | None, typer.Option(help="Held-out rows: all count for the loss, those with a fact are answered.")
     ] = None,
@@ -48,7 +49,7 @@ def compare(
 
     asked = read_prompts(prompts) if prompts else ()
     rows = read_rows(data) if data else None  # a broken file is refused before the model is loaded
-    loaded, tokenizer = load_model(model, adapter)
+    loaded, tokenizer = load_model(model, adapter, force=force)
     held = _held(rows, loaded, tokenizer, format, template, limit)
     with counting() as progress:
         found = judge(

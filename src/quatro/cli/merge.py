@@ -32,7 +32,9 @@ def merge(
         typer.Option(help="4bit only: a text like the adapter's own; its last tenth is measured, the rest teaches."),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="4bit only: batches of 2048 tokens to teach with.")] = 100,
-    force: Annotated[bool, typer.Option("--force", help="4bit only: write even where little of the adapter survives.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Merge an adapter of other weights, or one of which little survives.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if there is something in it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -43,7 +45,7 @@ def merge(
     if calibration is not None:
         found = _merge_4bit(source, adapter, out_directory, calibration, steps, force, overwrite)
     else:
-        found = _merge_dense(source, adapter, out_directory, onto, overwrite)
+        found = _merge_dense(source, adapter, out_directory, onto, force, overwrite)
     written = disk_bytes(out_directory)
     if as_json:
         emit_json({"model": model, "adapter": str(adapter), **found, "out": str(out_directory), "bytes_on_disk": written})
@@ -62,11 +64,11 @@ def _check(mode: str, onto: str, calibration: Path | None) -> None:
         raise InputError("--calibration is for --mode 4bit; a dense merge rounds nothing")
 
 
-def _merge_dense(source: Path | str, adapter: Path, directory: Path, onto: str, overwrite: bool) -> dict[str, Any]:
+def _merge_dense(source: Path | str, adapter: Path, directory: Path, onto: str, force: bool, overwrite: bool) -> dict[str, Any]:
     with busy("loading libraries"):
         from quatro.integrations.merging import merge_dense
     with reading(f"merging {adapter}") as progress:
-        merge_dense(source, adapter, directory, onto, overwrite=overwrite, progress=progress)
+        merge_dense(source, adapter, directory, onto, force=force, overwrite=overwrite, progress=progress)
     return {"mode": "dense", "onto": onto}
 
 

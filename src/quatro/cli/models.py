@@ -42,23 +42,24 @@ def load_model(name: str, adapter: str | None = None, **options: Any) -> "tuple[
 
 
 def _here(source: str, name: str) -> str:
-    """The source itself if it is a path; of a hub id the directory it was downloaded to, with the hub's own bars."""
+    """The source itself; what a hub id names is downloaded before, with the hub's own bars."""
     if Path(source).expanduser().exists():
         return source
     if err.is_terminal:
         say(f"{name} is no directory here; looking for it on the hub", "dim")
     from quatro.integrations.sources import source_directory
 
-    return str(source_directory(source))
+    source_directory(source)
+    return source
 
 
 def adapter_tokenizer(adapter: str, model: Any) -> "PreTrainedTokenizerBase | None":
     """The tokenizer in an adapter's directory, None if it has none. Raises AdapterError if it is another vocabulary's."""
     if not (Path(adapter).expanduser() / TOKENIZER_CONFIG).exists():
         return None
-    from transformers import AutoTokenizer
+    from quatro.integrations.letters import tokenizer_of
 
-    tokenizer = AutoTokenizer.from_pretrained(Path(adapter).expanduser())
+    tokenizer = tokenizer_of(Path(adapter).expanduser())
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise AdapterError(

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from quatro.format.errors import AdapterError, CheckpointError
+from quatro.integrations.base import base_of, check_base
 from quatro.integrations.checkpoint import StoredTensor, tensors_of
 from quatro.integrations.fused_lora import fuse_adapters
 
@@ -23,12 +24,17 @@ HALVES = (
 )
 
 
-def attach(model: PreTrainedModel, path: str | Path, name: str = "default", trainable: bool = False) -> PeftModel:
+def attach(
+    model: PreTrainedModel | PeftModel, path: str | Path, name: str = "default", trainable: bool = False, force: bool = False
+) -> PeftModel:
     """The model with the adapter in directory `path`, in PEFT's layout; its products are fused with those of 4-bit layers.
 
-    Raises AdapterError where the directory is no adapter, or one whose shapes do not fit this base; the letter names both.
+    Raises AdapterError where the directory is no adapter, or one of another architecture or shape, or (unless force) of other weights;
+    the letter names both bases.
     """
-    adapted = with_adapter(model, checked_adapter(path), name, trainable)
+    directory = checked_adapter(path)
+    check_base(directory, base_of(_unwrapped(model)), force)
+    adapted = with_adapter(model, directory, name, trainable)
     fuse_adapters(adapted)
     return adapted
 
@@ -143,5 +149,5 @@ def _check_whole(adapted: PeftModel, directory: Path, name: str) -> None:
             )
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def _unwrapped(model: Any) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model

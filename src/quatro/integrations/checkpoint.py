@@ -67,13 +67,24 @@ class StoredTensor(LazyTensor):
 
     def read(self, memory: Memory = own_pages) -> Tensor:
         """Its numbers. Raises CheckpointError if the file has become shorter, MachineError if it cannot be read."""
-        flat = memory(self.nbytes)
+        return self._bytes(self.begin, memory(self.nbytes)).view(DTYPES[self.dtype]).view(self.shape)
+
+    def middle(self, count: int) -> Tensor:
+        """(at most count,) of its numbers, from its middle; no more than they are read."""
+        size = DTYPES[self.dtype].itemsize
+        whole = self.nbytes // size
+        taken = min(count, whole)
+        begin = self.begin + (whole - taken) // 2 * size
+        return self._bytes(begin, torch.empty(taken * size, dtype=torch.uint8, device="cpu")).view(DTYPES[self.dtype])
+
+    def _bytes(self, begin: int, memory: Tensor) -> Tensor:
+        """The memory, filled with what the file has from there on."""
         try:
             with self.file.open("rb", buffering=0) as file:
-                _fill(file.fileno(), memoryview(flat.numpy()), self)
+                _fill(file.fileno(), memoryview(memory.numpy()), begin, self)
         except OSError as error:
             raise MachineError(f"could not read {self.file}: {error.strerror or error}") from error
-        return flat.view(DTYPES[self.dtype]).view(self.shape)
+        return memory
 
 
 @dataclass(frozen=True)
@@ -212,11 +223,11 @@ def _broken(path: Path, what: str) -> str:
     return f"{path} is cut short or corrupted: {what}; download it again"
 
 
-def _fill(descriptor: int, memory: memoryview, tensor: StoredTensor) -> None:
+def _fill(descriptor: int, memory: memoryview, begin: int, tensor: StoredTensor) -> None:
     done = 0
     while done < len(memory):
         part = memory[done : done + READ_AT_A_TIME]
-        count = os.preadv(descriptor, [part], tensor.begin + done)
+        count = os.preadv(descriptor, [part], begin + done)
         if count == 0:
             raise CheckpointError(_broken(tensor.file, f"it ends inside {tensor.name}"))
         done += count

@@ -7,7 +7,7 @@ from pickle import UnpicklingError
 from typing import TypeVar
 
 from safetensors import SafetensorError
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from quatro.format.errors import CheckpointError, QuatroError
@@ -33,6 +33,11 @@ def in_one_sentence(what: str, source: Path, read: Callable[[], Found]) -> Found
 def configuration_of(source: Path) -> PreTrainedConfig:
     """transformers' configuration of a model directory; code that a checkpoint brings is not run."""
     return in_one_sentence("configuration", source, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
+
+
+def tokenizer_of(source: Path) -> PreTrainedTokenizerBase:
+    """transformers' tokenizer of a directory; code that it brings is not run."""
+    return in_one_sentence("tokenizer", source, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False))
 
 
 @contextmanager

@@ -7,14 +7,15 @@ from typing import Any, cast
 
 import torch
 import transformers
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from quatro.format.errors import CheckpointError
 from quatro.integrations import bitsandbytes
 from quatro.integrations.adapters import attach
+from quatro.integrations.base import carry, source_fingerprint
 from quatro.integrations.checkpoint import Checkpoint, LazyTensor
 from quatro.integrations.config import QuatroConfig, stated_dtype
-from quatro.integrations.letters import configuration_of, in_one_sentence, quiet_transformers
+from quatro.integrations.letters import configuration_of, in_one_sentence, quiet_transformers, tokenizer_of
 from quatro.integrations.offloading import say_what_is_on_disk
 from quatro.integrations.sources import has_safetensors, quantization_of, source_directory
 from quatro.integrations.streaming import Progress, Stream
@@ -38,6 +39,7 @@ def load(
     device_map: Any = None,
     max_memory: dict[Any, Any] | None = None,
     offload_folder: str | Path | None = None,
+    force: bool = False,
     progress: Progress = lambda read, all: None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model with 4-bit linear layers, in evaluation mode, with its tokenizer and, if named, its adapter.
@@ -46,8 +48,9 @@ def load(
         4 bits already, of quatro or bitsandbytes, is loaded as it is, and quant_type, block_size and double_quant do not apply.
     config: all of the quantization's arguments as one value instead. device_map, max_memory, offload_folder: transformers' own; what a
         map puts on "disk" is written to the folder in 4 bits and read again whenever it is needed.
+    force: put the adapter on although it was made for other weights of the same architecture.
     progress: told the bytes that were read so far and all there are, tensor by tensor.
-    Raises CheckpointError for a model that is missing, broken or quantized by others, NonFiniteError for NaN or Inf weights,
+    Raises AdapterError for an adapter that is broken or another base's, CheckpointError for a model that is missing, broken or quantized by others, NonFiniteError for NaN or Inf weights,
     MachineError for a hub out of reach.
     """
     chosen = config or QuatroConfig(quant_type, block_size, double_quant, compute_dtype, skip_modules, precision)
@@ -57,19 +60,16 @@ def load(
     options = {name: value for name, value in placed.items() if value is not None}
     read = _streamed if has_safetensors(source) else _pickled
     model = read(source, method, chosen, progress, options)
+    model.name_or_path = model.config._name_or_path = str(source if Path(id_or_dir).expanduser().is_dir() else id_or_dir)
     tokenizer = load_tokenizer(source)
     _check_vocabulary(model, tokenizer, source)
     _tell(model)
-    return (model if adapter is None else attach(model, adapter)), tokenizer
+    return (model if adapter is None else attach(model, adapter, force=force)), tokenizer
 
 
 def load_tokenizer(id_or_dir: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of a model. Raises CheckpointError where there is none that can be read."""
-    source = source_directory(id_or_dir, revision)
-    found: PreTrainedTokenizerBase = in_one_sentence(
-        "tokenizer", source, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    )
-    return found
+    return tokenizer_of(source_directory(id_or_dir, revision))
 
 
 def _streamed(
@@ -77,13 +77,14 @@ def _streamed(
 ) -> PreTrainedModel:
     """Through transformers' own loader, which is given tensors that are read when it asks for them."""
     config, tensors = configuration_of(source), dict(Checkpoint(source))
+    carry(config, source_fingerprint(source, config, quantized=method is not None))
     if method is None:
         options = {**options, "quantization_config": chosen}
     elif method == bitsandbytes.QUANT_METHOD:
         config.quantization_config, tensors = _from_bitsandbytes(config, tensors, chosen)
     with Stream(tensors, progress, ahead=method is None) as stream, quiet_transformers():
         state, dtype = stream.state_dict(), stated_dtype(config) or _first_dtype(tensors)
-        return _named(
+        return _generating(
             _whole(source, model_class(config), None, config=config, state_dict=state, dtype=dtype, **options), source
         )
 
@@ -145,9 +146,8 @@ def _first_dtype(tensors: Mapping[str, LazyTensor]) -> torch.dtype:
     return next((by_name[t.dtype] for t in tensors.values() if t.dtype in by_name and len(t.shape) > 1), torch.float32)
 
 
-def _named(model: PreTrainedModel, source: Path) -> PreTrainedModel:
-    """With what transformers adds when it loads by a name: where it is from, and how it generates."""
-    model.name_or_path = model.config._name_or_path = str(source)
+def _generating(model: PreTrainedModel, source: Path) -> PreTrainedModel:
+    """With what transformers adds when it loads by a name: how it generates."""
     if model.can_generate() and (source / "generation_config.json").is_file():
         model.generation_config = in_one_sentence(
             "generation configuration", source, lambda: GenerationConfig.from_pretrained(source)

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from quatro.format.errors import AdapterError, CheckpointError, InputError
 from quatro.integrations import bitsandbytes
 from quatro.integrations.adapters import adapter_settings, checked_adapter, with_adapter
+from quatro.integrations.base import CARRIED, check_base, described, remembered_quantization, source_fingerprint
 from quatro.integrations.checkpoint import INDEX, SINGLE, Checkpoint, LazyTensor
 from quatro.integrations.config import QUANT_METHOD, QuatroConfig, stated_dtype
 from quatro.integrations.experts import is_fused
@@ -49,18 +50,21 @@ def merge_dense(
     directory: str | Path,
     onto: str = "dequantized",
     config: QuatroConfig | None = None,
+    force: bool = False,
     overwrite: bool = False,
     progress: Progress = lambda read, all: None,
 ) -> None:
     """Write a dense checkpoint of the base with the adapter's changes in its weights, which transformers loads without quatro.
 
     base: a directory or hub id, dense or in 4 bits. onto: "dequantized" adds the change to what the 4-bit weights stand for, which is
-        what the adapter was trained on (config: the quantization of a dense base); "original" to the base's own weights.
+        what the adapter was trained on (config: the quantization of a dense base, else the one that the adapter remembers, else nf4); "original" to the base's
+        own weights.
+    force: merge although the adapter was made for other weights of the same architecture.
     progress: told the bytes that were merged so far and all there are.
     Raises CheckpointError, AdapterError (an adapter that cannot be merged, by name), MachineError when the disk fails.
     """
     source, brought = source_directory(base), checked_adapter(adapter)
-    merged = _Merge(source, brought, onto, config or QuatroConfig())
+    merged = _Merge(source, brought, onto, config or remembered_quantization(brought), force)
     with whole_directory(directory, overwrite) as staging:
         _write_shards(merged.results(progress), staging)
         _write_settings(source, brought, staging)
@@ -83,7 +87,7 @@ def merge(base: str | Path, adapter: str | Path, directory: str | Path, mode: st
 class _Merge:
     """The base's tensors by name, and the skeleton that says what becomes of each."""
 
-    def __init__(self, source: Path, adapter: Path, onto: str, config: QuatroConfig) -> None:
+    def __init__(self, source: Path, adapter: Path, onto: str, config: QuatroConfig, force: bool) -> None:
         if onto not in ONTO:
             raise CheckpointError(f"a merge is onto {' or '.join(ONTO)} weights, not {onto!r}")
         if not has_safetensors(source):
@@ -102,6 +106,9 @@ class _Merge:
         skeleton = _skeleton(source)
         self.dtype = stated_dtype(skeleton.config) or torch.float32
         self.in_4bit = self._layers_in_4bit(skeleton) if onto == "dequantized" else set()
+        quantization = self.config if self.method or onto == "dequantized" else None
+        fingerprint = source_fingerprint(source, skeleton.config, self.method is not None)
+        check_base(adapter, described(skeleton.config, str(source), quantization, fingerprint), force, onto == "original")
         _refuse_what_files_cannot_show(skeleton, adapter, onto)
         _stand_in(skeleton, adapter_settings(adapter).get("modules_to_save") or [])
         self.adapted = with_adapter(skeleton, adapter)
@@ -288,7 +295,8 @@ def _write(shard: dict[str, Tensor], directory: Path, index: int) -> None:
 def _write_settings(source: Path, adapter: Path, directory: Path) -> None:
     """The base's configuration without a word of quantization; the adapter's tokenizer and template if it brings them, else the base's."""
     settings = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    settings.pop("quantization_config", None)
+    for key in ("quantization_config", CARRIED):
+        settings.pop(key, None)
     (directory / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     if (source / GENERATION).is_file():
         shutil.copy(source / GENERATION, directory)

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 
 from quatro.format.errors import AdapterError, InputError
 from quatro.integrations.adapters import checked_adapter
+from quatro.integrations.base import forget, remembered_quantization
 from quatro.integrations.config import QuatroConfig
 from quatro.integrations.loading import load, load_tokenizer
 from quatro.integrations.merging import merge_dense
@@ -93,15 +94,17 @@ def merge_4bit(
     """
     if steps < 1:
         raise InputError(f"steps {steps} is not possible; a merge takes at least 1")
-    student, tokenizer = load(base, config=config or QuatroConfig(precision="exact"))
+    brought = checked_adapter(adapter)
+    student, tokenizer = load(base, config=config or remembered_quantization(brought, precision="exact"))
     teaching, measured = _read(calibration, tokenizer)
     with tempfile.TemporaryDirectory() as scratch:
         merged = Path(scratch) / "merged"
-        merge_dense(base, checked_adapter(adapter), merged, config=config, progress=partial(progress, "merging"))
+        merge_dense(base, brought, merged, config=config, force=force, progress=partial(progress, "merging"))
         teacher, tokenizer = _teacher(merged), load_tokenizer(merged)
     report = _Merge(student, teacher).run(_batches(teaching, steps, seed), measured, partial(progress, "teaching"))
     if not force:
         _check_kept(report)
+    forget(student.config)
     save(student, directory, tokenizer, overwrite)
     return report
 

@@ -1,6 +1,7 @@
 """transformers' quantizer interface: quantize while loading, or load what was quantized before."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import get_module_from_name
 
 from quatro.format.errors import CheckpointError, NonFiniteError
+from quatro.integrations.base import carry, source_fingerprint
 from quatro.integrations.config import QuatroConfig
 from quatro.integrations.experts import matrices, replace_experts
 from quatro.integrations.layers import replace_linears, widen_norms
@@ -66,7 +68,11 @@ class QuatroHfQuantizer(HfQuantizer):
         """What the loader calls with each dense weight."""
         return QuantizeWeight(self)
 
-    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+    def _process_model_before_weight_loading(
+        self, model: PreTrainedModel, checkpoint_files: list[str] | None = None, **kwargs: Any
+    ) -> PreTrainedModel:
+        if checkpoint_files and not self.pre_quantized:
+            carry(model.config, source_fingerprint(Path(checkpoint_files[0]).parent, model.config, quantized=False))
         if hasattr(model.config, "rescale_every"):  # RWKV would divide weights in place, which codes do not allow
             model.config.rescale_every = 0
         self.dense_layers = replace_linears(model, self.quantization_config)

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from quatro.data.templates import Template
+from quatro.integrations.base import base_of, write_record
 from quatro.integrations.files import whole_directory
 
 STAGING, MODEL_CARD = ".adapter", "README.md"
@@ -26,6 +27,7 @@ def save_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, template:
     with whole_directory(path / STAGING, overwrite=True) as staging, disk_errors_as_os_errors():
         model.save_pretrained(staging)
         (staging / MODEL_CARD).unlink(missing_ok=True)
+        write_record(base_of(model.get_base_model()), staging)
         tokenizer.save_pretrained(staging)
     readable = (path / STAGING).stat().st_mode & 0o666
     for file in sorted((path / STAGING).iterdir(), key=lambda file: file.name == "adapter_config.json"):

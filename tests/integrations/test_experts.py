@@ -6,9 +6,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import quatro
+from quatro.format.errors import AdapterError
+from quatro.integrations.adapters import attach
+from quatro.integrations.fused_lora import fuse_adapters
 from quatro.integrations.summary import left_behind, summarize
 from quatro.nn import Linear4bit
 from quatro.nn.experts import Experts4bit
@@ -47,7 +51,7 @@ def dense_twin(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
         if isinstance(module, Experts4bit):
             for projection in module.projections:
                 dense = module.dequantize(projection)
-                stored = dense.transpose(1, 2) if module.transposed_source else dense
+                stored = dense.transpose(1, 2) if module.is_transposed else dense
                 getattr(twin.get_submodule(name), projection).data.copy_(stored)
     return twin.eval()
 
@@ -81,8 +85,6 @@ def test_saved_and_loaded_it_answers_the_same(directory: Path, tmp_path: Path) -
 
 
 def test_an_adapter_on_its_attention_learns(directory: Path) -> None:
-    from peft import LoraConfig, get_peft_model
-
     torch.manual_seed(0)
     model = get_peft_model(quantized(directory), LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
@@ -94,6 +96,50 @@ def test_an_adapter_on_its_attention_learns(directory: Path) -> None:
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+def experts_adapter(model: PreTrainedModel) -> PeftModel:
+    torch.manual_seed(1)
+    targets = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    config = LoraConfig(r=3, lora_alpha=5, target_modules=["q_proj"], target_parameters=targets, init_lora_weights=False)
+    return get_peft_model(model, config)
+
+
+def test_an_adapter_on_experts_is_what_peft_makes_of_the_dense_model(directory: Path, tmp_path: Path) -> None:
+    dense = experts_adapter(dense_twin(quantized(directory), directory))
+    dense.save_pretrained(tmp_path / "adapter")
+    packed = attach(quantized(directory, precision="exact"), tmp_path / "adapter", trainable=True)
+    assert set(get_peft_model_state_dict(packed)) == set(get_peft_model_state_dict(dense))
+    found, expected = packed(input_ids=IDS, labels=IDS), dense(input_ids=IDS, labels=IDS)
+    difference = (found.logits - expected.logits).detach()
+    assert float(difference.norm()) <= 1e-5 * float(expected.logits.detach().norm())
+    torch.autograd.backward([found.loss, expected.loss])
+    gradients = {name: p.grad for name, p in dense.named_parameters() if p.grad is not None}
+    for name, parameter in packed.named_parameters():
+        if parameter.requires_grad:
+            assert float((parameter.grad - gradients[name]).norm()) <= 1e-4 * float(gradients[name].norm()), name
+    with packed.disable_adapter(), torch.no_grad():
+        assert torch.equal(packed(IDS).logits, quantized(directory, precision="exact")(IDS).logits)
+
+
+def test_an_adapter_on_experts_learns_and_comes_back_the_same(directory: Path, tmp_path: Path) -> None:
+    model = experts_adapter(quantized(directory))
+    assert fuse_adapters(model) == 2 * 3
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    losses = []
+    for _ in range(3):
+        loss = model(input_ids=IDS, labels=IDS).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    model.save_pretrained(tmp_path / "adapter")
+    with torch.no_grad():
+        again = attach(quantized(directory), tmp_path / "adapter").eval()
+        assert torch.equal(again(IDS).logits, model.eval()(IDS).logits)
+    with pytest.raises(AdapterError, match="take no change in place"):
+        model.merge_and_unload()
 
 
 def test_experts_that_a_user_skips_stay_dense(directory: Path) -> None:

@@ -18,7 +18,14 @@ def test_a_recipe_is_complete_however_little_was_said() -> None:
     found = recipe_of(LEAST).as_dict()
     assert set(found) == {"model", "method", "quantization", "lora", "data", "train", "output_dir"}
     assert found["quantization"] == {"quant_type": "nf4", "block_size": 64, "double_quant": True, "compute_dtype": "auto"}
-    assert found["lora"] == {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "all-linear", "init": "default"}
+    assert found["lora"] == {
+        "r": 16,
+        "lora_alpha": 32,
+        "lora_dropout": 0.05,
+        "target_modules": "all-linear",
+        "target_parameters": [],
+        "init": "default",
+    }
     assert found["train"] == DEFAULTS
     assert recipe_of(found) == recipe_of(LEAST), "a resolved recipe means the same run"
 

@@ -113,6 +113,7 @@ def _check_fits(model: nn.Module, directory: Path) -> None:
     layers = dict(_unwrapped(model).named_modules())
     for key, tensor in _tensors(directory / WEIGHTS).items():
         path, _, kind = key.removeprefix(PREFIX).rpartition(".lora_")
+        path = path.replace(".base_layer", "")  # of an adapter on several parameters of one module
         owner = path or key.removeprefix(PREFIX).rpartition(".")[0]
         layer = layers.get(owner) if path else layers.get(owner) or layers.get(owner.rpartition(".")[0] or owner)
         if layer is None or not key.startswith(PREFIX):

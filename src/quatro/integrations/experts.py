@@ -35,6 +35,15 @@ def is_fused(module: nn.Module) -> bool:
     return all(hasattr(module, mark) for mark in MARKS) and getattr(module, DOWN, torch.empty(0)).dim() == 3
 
 
+def tell_shapes(model: nn.Module) -> None:
+    """Let PEFT's `target_parameters` see the shape that a fused parameter stands for, under the name it reads of sharded ones."""
+    for module in model.modules():
+        if isinstance(module, Experts4bit):
+            for name, (outputs, inputs) in module.projections.items():
+                sides = (inputs, outputs) if module.is_transposed else (outputs, inputs)
+                module.get_parameter(name).ds_shape = torch.Size((module.num_experts, *sides))
+
+
 def matrices(stored: Tensor, transposed: bool) -> Tensor:
     """(experts, out, in) of a fused parameter as it is stored."""
     return stored.transpose(1, 2) if transposed else stored
@@ -69,7 +78,7 @@ def _empty(module: nn.Module, config: QuatroConfig) -> Experts4bit:
         config.precision,
         device=torch.device("meta"),
     )
-    made.transposed_source = module.is_transposed
+    made.is_transposed = module.is_transposed
     return made
 
 

@@ -14,7 +14,7 @@ from transformers.quantizers.quantizers_utils import get_module_from_name
 from quatro.format.errors import CheckpointError, NonFiniteError
 from quatro.integrations.base import carry, source_fingerprint
 from quatro.integrations.config import QuatroConfig
-from quatro.integrations.experts import matrices, replace_experts
+from quatro.integrations.experts import matrices, replace_experts, tell_shapes
 from quatro.integrations.layers import replace_linears, widen_norms
 from quatro.nn.experts import Experts4bit
 from quatro.nn.linear import Linear4bit
@@ -91,6 +91,7 @@ class QuatroHfQuantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         if self.failure is not None:
             raise self.failure
+        tell_shapes(model)
         return model
 
 
@@ -133,7 +134,7 @@ class QuantizeWeight(ConversionOps):
         return {name: torch.nn.Parameter(tensor.codes, requires_grad=False)} | scales
 
     def _quantize_experts(self, layer: Experts4bit, own: str, name: str, dense: Tensor) -> dict[str, Tensor]:
-        experts = matrices(dense, layer.transposed_source)
+        experts = matrices(dense, layer.is_transposed)
         tensors = [quantize_with(expert.contiguous(), layer.spec, f"{name}[{index}]") for index, expert in enumerate(experts)]
         found = {name.removesuffix(own) + key: part for key, part in layer.stacked(own, tensors).items()}
         return found | {name: torch.nn.Parameter(found[name], requires_grad=False)}

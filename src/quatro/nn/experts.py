@@ -3,7 +3,8 @@
 Shapes: hidden (tokens, in) · top_k_index, top_k_weights (tokens, k) · a projection's codes (experts, out, in / 2) uint8, and its scales per expert.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from quatro.kernels.dispatch import chosen_name
 from quatro.nn.linear import nobody_watches
 from quatro.tensor.quantized import QuantizedTensor
 
+Factors = tuple[Tensor, Tensor, float]
+"""A (experts, r, in), B (experts, out, r) and the scaling of their product."""
 PARTS = ("absmax", "nested_absmax", "nested_offset", "zeros")
 
 
@@ -26,12 +29,12 @@ class Experts4bit(nn.Module):
 
     projections: (out, in) of an expert's matrices by name; the first is the one up. biases: (experts, out) by the projection's name.
     gate: what stands between up and down, (rows, out of up) -> (rows, in of down).
-    transposed_source: whether checkpoints store an expert's matrices as (in, out).
+    is_transposed: whether checkpoints store an expert's matrices as (in, out); transformers' name for it.
     A projection P is a Parameter P of codes with buffers P_absmax and, as the spec says, P_nested_absmax, P_nested_offset, P_zeros;
     a bias is P_bias. A new module holds zeros; set_quantized or a state dict fill it.
     """
 
-    transposed_source: bool = False
+    is_transposed: bool = False
 
     def __init__(
         self,
@@ -46,6 +49,7 @@ class Experts4bit(nn.Module):
     ) -> None:
         super().__init__()
         self.num_experts, self.projections, self.gate = num_experts, dict(projections), gate
+        self._changes: dict[str, Sequence[Factors]] = {}
         self.spec, self.product_dtype, self.precision = spec or QuantSpec(), compute_dtype, precision
         for name, (outputs, inputs) in self.projections.items():
             self._register(name, outputs, inputs, device)
@@ -88,6 +92,13 @@ class Experts4bit(nn.Module):
 
     def _project(self, name: str, expert: int, x: Tensor) -> Tensor:
         """x (rows, in) -> x W^T + bias (rows, out) with an expert's matrix."""
+        result = self._frozen(name, expert, x)
+        for a, b, scaling in self._changes.get(name, ()):
+            change = nn.functional.linear(nn.functional.linear(x.to(a.dtype), a[expert]), b[expert])
+            result = result + (change * scaling).to(result.dtype)
+        return result
+
+    def _frozen(self, name: str, expert: int, x: Tensor) -> Tensor:
         output, compute = product_dtypes(x.dtype, x.device.type, self.product_dtype)
         parts, bias = self._parts(name, expert), getattr(self, f"{name}_bias")
         meaning = (self.spec.quant_type, self.spec.table, self.spec.block_size)
@@ -97,6 +108,16 @@ class Experts4bit(nn.Module):
             return ops.linear_now(x.to(output), ops.stored_weight(*parts, *meaning), own, *choices)
         result: Tensor = ops.linear(x.to(output), *parts, own, *meaning, *choices)
         return result
+
+    @contextmanager
+    def changed(self, name: str, factors: Sequence[Factors]) -> Iterator[None]:
+        """Inside, a projection's matrices W count as W + the sum of scaling * B A over the factors, each expert's with its own."""
+        before = self._changes
+        self._changes = {**before, name: factors}
+        try:
+            yield
+        finally:
+            self._changes = before
 
     def _parts(self, name: str, expert: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """Codes, absmax, nested_absmax, nested_offset and zeros of one expert, without a copy."""

@@ -38,6 +38,7 @@ def lora_config(lora: Lora, base: nn.Module) -> LoraConfig:
         lora_alpha=_whole(lora.lora_alpha),
         lora_dropout=lora.lora_dropout,
         target_modules=targets,
+        target_parameters=list(lora.target_parameters) or None,
         task_type=TaskType.CAUSAL_LM,
     )
 
@@ -80,6 +81,7 @@ def _as_it_is(model: str) -> PreTrainedModel:
 
 
 def _check_targets(lora: Lora, base: nn.Module) -> None:
+    _check_parameters(lora, base)
     if isinstance(lora.target_modules, str):
         return
     linear = sorted({name.rpartition(".")[2] for name, module in base.named_modules() if isinstance(module, nn.Linear)})
@@ -90,6 +92,19 @@ def _check_targets(lora: Lora, base: nn.Module) -> None:
             raise RecipeError(
                 f"lora.target_modules: this model has no linear layer {target!r}; {guess}it has {', '.join(linear)}"
             )
+
+
+def _check_parameters(lora: Lora, base: nn.Module) -> None:
+    fused = sorted(name for name, parameter in base.named_parameters() if parameter.dim() == 3)
+    for target in lora.target_parameters:
+        if not any(f".{name}".endswith(f".{target}") for name in fused):
+            has = f"it has {', '.join(fused[:4])}" if fused else "it has no fused experts"
+            raise RecipeError(f"lora.target_parameters: this model has no fused parameter {target!r}; {has}")
+    if lora.target_parameters and lora.lora_dropout:
+        raise RecipeError(
+            f"lora.lora_dropout is {lora.lora_dropout}, but target_parameters take none: PEFT adapts parameters as they are, not what is "
+            "multiplied with them; set lora_dropout to 0"
+        )
 
 
 def _whole(alpha: float) -> Any:

@@ -51,12 +51,16 @@ class Quantization(_Section):
 
 
 class Lora(_Section):
-    """The adapter's shape. target_modules: "all-linear", or layer names such as [q_proj, v_proj]."""
+    """The adapter's shape. target_modules: "all-linear", or layer names such as [q_proj, v_proj].
+
+    target_parameters: PEFT's, for fused experts: [mlp.experts.gate_up_proj, mlp.experts.down_proj]; they take no dropout.
+    """
 
     r: Annotated[int, Field(gt=0)] = 16
     lora_alpha: Annotated[float, Field(gt=0)] = 32
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    target_parameters: tuple[str, ...] = ()
     init: Literal["default"] = "default"
 
 

@@ -14,8 +14,8 @@ from quatro.format.errors import AdapterError
 from quatro.integrations.adapters import attach
 from quatro.integrations.fused_lora import fuse_adapters
 from quatro.integrations.summary import left_behind, summarize
-from quatro.nn import Linear4bit
 from quatro.nn.experts import Experts4bit
+from tests.twins import dense_twin, losses_of
 
 IDS = torch.arange(40).view(2, 20) % 96
 SHAPE = {"vocab_size": 96, "hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -40,20 +40,6 @@ def directory(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def quantized(directory: Path, **options: Any) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(directory, quantization_config=quatro.QuatroConfig(**options))
-
-
-def dense_twin(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
-    """The dense model, its matrices those that the 4-bit model stands for."""
-    twin = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    for name, module in model.named_modules():
-        if isinstance(module, Linear4bit):
-            twin.get_submodule(name).weight.data.copy_(module.dequantize())
-        if isinstance(module, Experts4bit):
-            for projection in module.projections:
-                dense = module.dequantize(projection)
-                stored = dense.transpose(1, 2) if module.is_transposed else dense
-                getattr(twin.get_submodule(name), projection).data.copy_(stored)
-    return twin.eval()
 
 
 def test_nothing_large_stays_behind(directory: Path) -> None:
@@ -87,14 +73,7 @@ def test_saved_and_loaded_it_answers_the_same(directory: Path, tmp_path: Path) -
 def test_an_adapter_on_its_attention_learns(directory: Path) -> None:
     torch.manual_seed(0)
     model = get_peft_model(quantized(directory), LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    losses = []
-    for _ in range(4):
-        loss = model(input_ids=IDS, labels=IDS).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
+    losses = losses_of(model, lambda: model(input_ids=IDS, labels=IDS).loss, steps=4)
     assert losses[-1] < losses[0]
 
 
@@ -124,17 +103,10 @@ def test_an_adapter_on_experts_is_what_peft_makes_of_the_dense_model(directory: 
 
 def test_an_adapter_on_experts_learns_and_comes_back_the_same(directory: Path, tmp_path: Path) -> None:
     model = experts_adapter(quantized(directory))
-    assert fuse_adapters(model) == 2 * 3
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-    losses = []
-    for _ in range(3):
-        loss = model(input_ids=IDS, labels=IDS).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
+    losses = losses_of(model, lambda: model(input_ids=IDS, labels=IDS).loss, steps=3, rate=1e-3)
     assert losses[-1] < losses[0]
     model.save_pretrained(tmp_path / "adapter")
+    fuse_adapters(model)  # its attention too, as `attach` does
     with torch.no_grad():
         again = attach(quantized(directory), tmp_path / "adapter").eval()
         assert torch.equal(again(IDS).logits, model.eval()(IDS).logits)

@@ -13,8 +13,8 @@ import quatro
 from quatro.format.errors import AdapterError, CheckpointError, InputError
 from quatro.integrations.checkpoint import Checkpoint
 from quatro.integrations.merging import merge_dense
-from quatro.nn import Linear4bit
 from tests.integrations.conftest import IDS
+from tests.twins import dense_twin
 
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -37,15 +37,9 @@ def source(tiny_with_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) 
     return directory
 
 
-def dense_twin(directory: Path) -> Any:
+def twin(directory: Path) -> Any:
     """The dense model of the weights that nf4 keeps."""
-    twin = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    packed = AutoModelForCausalLM.from_pretrained(directory, quantization_config=quatro.QuatroConfig())
-    for name, module in packed.named_modules():
-        if isinstance(module, Linear4bit):
-            dense = module.dequantize()
-            twin.get_submodule(name).weight.data.copy_(dense.T if module.transposed_source else dense)
-    return twin
+    return dense_twin(AutoModelForCausalLM.from_pretrained(directory, quantization_config=quatro.QuatroConfig()), directory)
 
 
 def adapter_on(base: Any, directory: Path, **options: Any) -> PeftModel:
@@ -68,10 +62,10 @@ def same(directory: Path, expected: torch.nn.Module) -> bool:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_merge_is_pefts_own_on_the_dense_model_of_the_dequantized_weights(source: Path, tmp_path: Path, kind: str) -> None:
-    expected = adapter_on(dense_twin(source), tmp_path / "adapter", **KINDS[kind])
+    expected = adapter_on(twin(source), tmp_path / "adapter", **KINDS[kind])
     quatro.merge(source, tmp_path / "adapter", tmp_path / "out")
     assert same(tmp_path / "out", expected.merge_and_unload())
-    assert not same(tmp_path / "out", dense_twin(source)), "the adapter must count"
+    assert not same(tmp_path / "out", twin(source)), "the adapter must count"
 
 
 def test_onto_the_original_weights_nothing_is_rounded(source: Path, tmp_path: Path) -> None:
@@ -100,7 +94,7 @@ def test_transposed_layers_are_merged_as_they_are_stored(tmp_path: Path) -> None
     config = GPT2Config(vocab_size=96, n_embd=64, n_layer=2, n_head=4, n_positions=64)
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
     targets = {"target_modules": ["c_attn", "c_fc"], "fan_in_fan_out": True}
-    expected = adapter_on(dense_twin(tmp_path / "gpt2"), tmp_path / "adapter", **targets)
+    expected = adapter_on(twin(tmp_path / "gpt2"), tmp_path / "adapter", **targets)
     merge_dense(tmp_path / "gpt2", tmp_path / "adapter", tmp_path / "out")
     assert same(tmp_path / "out", expected.merge_and_unload())
 

@@ -25,6 +25,7 @@ def replace_experts(model: PreTrainedModel, config: QuatroConfig) -> dict[str, s
         reason = _why_dense(name, module, config.skip_modules or [])
         if reason is None:
             model.set_submodule(name, _empty(module, config))
+            model.get_submodule(name.rpartition(".")[0]).register_forward_pre_hook(_take_peft_wrappers)
         else:
             dense[name] = reason
     return dense
@@ -47,6 +48,16 @@ def tell_shapes(model: nn.Module) -> None:
 def matrices(stored: Tensor, transposed: bool) -> Tensor:
     """(experts, out, in) of a fused parameter as it is stored."""
     return stored.transpose(1, 2) if transposed else stored
+
+
+def _take_peft_wrappers(block: nn.Module, args: Any) -> None:
+    """Before a block of experts computes: what PEFT has put around them gives way to a wrapper that computes on codes."""
+    if any(isinstance(child, Experts4bit) for child in block.children()):
+        return
+    from quatro.integrations.fused_lora import FusedLoraExperts, fuse_adapters
+
+    if not any(isinstance(child, FusedLoraExperts) for child in block.children()):
+        fuse_adapters(block)
 
 
 def _why_dense(name: str, module: nn.Module, skip: list[str]) -> str | None:

@@ -14,6 +14,7 @@ from quatro.nn.dense import DenseEmbedding, DenseLinear
 from quatro.nn.linear import Linear4bit, is_conv1d
 
 KEPT = "kept in float32 by its model"
+WIDE = (nn.modules.conv._ConvNd, nn.MultiheadAttention, nn.modules.linear.NonDynamicallyQuantizableLinear)
 SMALL = 4 << 20
 """Weights of a router; of 512 experts on 8192 hidden values it has as many."""
 
@@ -30,6 +31,8 @@ def replace_linears(model: PreTrainedModel, config: QuatroConfig) -> dict[str, s
     for name, module in list(model.named_modules(remove_duplicate=False)):
         if isinstance(module, nn.Embedding) and type(module) not in (nn.Embedding, DenseEmbedding):
             module.register_forward_hook(_widened)
+        if isinstance(module, nn.MultiheadAttention):
+            dense[name] = "torch's own attention"
         if type(module) is not nn.Embedding and type(module) is not nn.Linear and not is_conv1d(module):
             continue
         reason = None if type(module) is nn.Embedding else _why_dense(name, module, head, config.skip_modules or [], own)
@@ -62,8 +65,11 @@ def widen_norms(model: PreTrainedModel) -> None:
 
 
 def _is_small(module: nn.Module, own: list[nn.Parameter]) -> bool:
-    """Whether a module holds vectors only, or is of a model's own kind and small: what it computes with them would round to their dtype."""
-    if all(parameter.dim() == 1 for parameter in own) or isinstance(module, nn.modules.conv._ConvNd):
+    """Whether a module holds vectors only, or is of a model's own kind and small: what it computes with them would round to their dtype.
+
+    torch's MultiheadAttention is wide whatever its size: it multiplies hidden states with its parameters itself.
+    """
+    if all(parameter.dim() == 1 for parameter in own) or isinstance(module, WIDE):
         return True
     of_torch = isinstance(module, nn.Linear | nn.Embedding) or is_conv1d(module)
     return not of_torch and sum(parameter.numel() for parameter in own) <= SMALL

@@ -166,8 +166,8 @@ def _check_source(directory: Path, made_for: Base, base: Base, force: bool) -> N
         )
         return
     letter = (
-        f"the adapter in {directory} was made for other weights: {made_for.title}, fingerprint {made_for.source[:12]}; this base, "
-        f"{base.title}, has {base.source[:12]}"
+        f"the adapter in {directory} was made for other weights of this architecture: those of {made_for.name}, fingerprint "
+        f"{made_for.source[:12]}; {base.name} has {base.source[:12]}"
     )
     if not force:
         raise AdapterError(f"{letter}; name the base it was made for, or force it")

@@ -109,7 +109,7 @@ class _Merge:
         quantization = self.config if self.method or onto == "dequantized" else None
         fingerprint = source_fingerprint(source, skeleton.config, self.method is not None)
         check_base(adapter, described(skeleton.config, str(source), quantization, fingerprint), force, onto == "original")
-        _refuse_what_files_cannot_show(skeleton, adapter, onto)
+        _refuse_what_files_cannot_show(skeleton, adapter, onto, in_4bit=self.method is not None)
         _stand_in(skeleton, adapter_settings(adapter).get("modules_to_save") or [])
         self.adapted = with_adapter(skeleton, adapter)
         self.layers = _adapted_layers(self.adapted)
@@ -206,7 +206,7 @@ def _skeleton(source: Path) -> PreTrainedModel:
     return found
 
 
-def _refuse_what_files_cannot_show(skeleton: PreTrainedModel, adapter: Path, onto: str) -> None:
+def _refuse_what_files_cannot_show(skeleton: PreTrainedModel, adapter: Path, onto: str, in_4bit: bool) -> None:
     """By name, what a merge file by file would get wrong."""
     settings = adapter_settings(adapter)
     initial = str(settings.get("init_lora_weights", True)).lower()
@@ -224,8 +224,9 @@ def _refuse_what_files_cannot_show(skeleton: PreTrainedModel, adapter: Path, ont
             f"the adapter brings {', '.join(whole)} whole, and this base's embedding and head are one tensor; which is meant cannot be said in one file"
         )
     if onto == "dequantized" and any(is_fused(module) for module in skeleton.modules()):
+        where = "name its 16-bit checkpoint and say onto original" if in_4bit else "say onto original"
         raise CheckpointError(
-            "this base has fused experts, which a merge onto dequantized weights does not reach; name its 16-bit checkpoint and say onto original"
+            f"this base has fused experts, which a merge onto dequantized weights does not reach; keep the adapter beside the base, or {where}"
         )
 
 

@@ -18,11 +18,11 @@ from torch import Tensor
 
 import quatro
 from quatro.format.codebooks import code_table
-from quatro.kernels import native, reference
+from quatro.kernels import library, native, reference
 from quatro.kernels.scratch import scratch
 
 BLOCK = 64
-ISAS = native.ISAS[::-1]
+ISAS = library.ISAS[::-1]
 
 
 def main() -> None:

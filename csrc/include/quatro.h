@@ -19,7 +19,7 @@ extern "C" {
 #define QUATRO_API __attribute__((visibility("default")))
 #endif
 
-#define QUATRO_ABI 2
+#define QUATRO_ABI 3
 
 enum quatro_status { QUATRO_OK = 0, QUATRO_BAD_ARGUMENT = 1, QUATRO_NON_FINITE = 2, QUATRO_BAD_ISA = 3 };
 enum quatro_dtype { QUATRO_F32 = 0, QUATRO_BF16 = 1, QUATRO_F16 = 2 };
@@ -98,6 +98,35 @@ QUATRO_API int quatro_linear_backward(const struct quatro_weight *weight, const 
  * the bits are the same for every isa, number of threads and number of rows. */
 QUATRO_API int quatro_dense_linear(const void *weight, int weight_dtype, int64_t outputs, int64_t inputs, const float *x,
                                    int64_t rows, const float *bias, float *out, int isa, int threads);
+
+enum quatro_rule { QUATRO_ADAMW = 0, QUATRO_LION = 1 };
+
+/* One parameter of an optimizer's step: count float32 elements, gradients beside them, and states: float32, or uint8 with a float32
+ * absmax for every 256 elements. Lion has no second. keep = 1 - lr * weight_decay; rest1 = 1 - beta1, rest2 = 1 - beta2.
+ *   AdamW: m += (g - m) * rest1; v = v * beta2 + g * g * rest2; p = p * keep - m / (sqrt(v) * unbias + epsilon) * rate
+ *     with rate = lr / (1 - beta1^t), unbias = 1 / sqrt(1 - beta2^t).
+ *   Lion: c = m * beta1 + g * rest1; m = m * beta2 + g * rest2; p = p * keep - sign(c) * rate. */
+struct quatro_update {
+  float *parameter;
+  const float *gradient;
+  void *first, *second;
+  float *first_absmax, *second_absmax;
+  int64_t count;
+  float keep, beta1, rest1, beta2, rest2, unbias, epsilon, rate;
+};
+
+/* An 8-bit dynamic map (arXiv 2110.02861): 256 ascending values, seven decades d of 2^d (signed) or 2^(d+1) equal bins.
+ * x = min(|state| / absmax, 1) is in decade d = number of edges <= x, and there in bin trunc(max(x * steps[d] + starts[d], 0)), at
+ * most the last; from top on it takes the value 1. Only an exact 0 takes the value 0. The eighth step and start are not used. */
+struct quatro_dynamic_map {
+  const float *values;
+  float edges[6], steps[8], starts[8], top;
+};
+
+/* A step over all updates, in place, with states of `bits` (8 or 32). maps: the signed one, then the unsigned; 8 bits only. Every
+ * float32 operation above is rounded once, without fused multiply-adds: the bits are the same for every isa and number of threads. */
+QUATRO_API int quatro_optimizer_step(const struct quatro_update *updates, int64_t count, int rule, int bits,
+                                     const struct quatro_dynamic_map *maps, int isa, int threads);
 
 #ifdef __cplusplus
 }

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from quatro.format.codebooks import code_table
 from quatro.format.errors import BackendError, InputError, NonFiniteError, ShapeError
 from quatro.format.layout import BLOCK_SIZES
-from quatro.kernels import native, reference
+from quatro.kernels import library, native, reference
 
 TABLES = [("nf4", None, True), ("fp4", None, True), ("nf3", None, True), ("nf2", None, True), ("int4", None, True), ("int4", None, False),
           ("custom", (-1.0, 0.3, 0.5, 1.0), True), ("custom", (-0.5, 1.0), True)]  # fmt: skip
@@ -23,7 +23,7 @@ MANY = 9 * 2**15 + 77
 """Enough weights that eight threads have work."""
 
 
-@pytest.fixture(params=native.ISAS)
+@pytest.fixture(params=library.ISAS)
 def isa(request, monkeypatch):
     """Each instruction set in turn, and uninitialized memory that is full of NaN and 0xFF."""
     assert native.refusal(torch.device("cpu")) is None
@@ -278,21 +278,22 @@ def test_it_refuses_other_devices_and_unknown_instruction_sets(monkeypatch):
 
 @pytest.fixture
 def fresh_load():
-    native._load.cache_clear()
+    library.load.cache_clear()
     yield
-    native._load.cache_clear()
+    library.load.cache_clear()
 
 
 def test_a_library_that_is_missing_broken_or_of_another_time_is_a_refusal(fresh_load, monkeypatch, tmp_path):
     cpu = torch.device("cpu")
-    monkeypatch.setattr(native, "ABI", 99)
-    assert native.refusal(cpu) == "is built for interface 2, this quatro needs 99; build it again with `pip install .`"
-    native._load.cache_clear()
+    built = library.ABI
+    monkeypatch.setattr(library, "ABI", 99)
+    assert native.refusal(cpu) == f"is built for interface {built}, this quatro needs 99; build it again with `pip install .`"
+    library.load.cache_clear()
     (tmp_path / "broken.so").write_text("not a library")
-    monkeypatch.setattr(native, "FILE", str(tmp_path / "broken.so"))
+    monkeypatch.setattr(library, "FILE", str(tmp_path / "broken.so"))
     assert native.refusal(cpu).startswith("cannot be loaded: ")
-    native._load.cache_clear()
-    monkeypatch.setattr(native, "FILE", str(tmp_path / "nowhere.so"))
+    library.load.cache_clear()
+    monkeypatch.setattr(library, "FILE", str(tmp_path / "nowhere.so"))
     assert native.refusal(cpu).startswith("is not built: no ")
     with pytest.raises(BackendError, match="native is not built"):
         native.quantize(torch.randn(64), code_table("nf4"), 64)
@@ -300,7 +301,7 @@ def test_a_library_that_is_missing_broken_or_of_another_time_is_a_refusal(fresh_
 
 def test_the_scalar_path_says_once_that_it_is_slow(monkeypatch, caplog):
     monkeypatch.setenv("QUATRO_ISA", "scalar")
-    native._say_scalar.cache_clear()
+    library._say_scalar.cache_clear()
     native.quantize(torch.randn(64), code_table("nf4"), 64)
     native.quantize(torch.randn(64), code_table("nf4"), 64)
     assert [record.message for record in caplog.records].count(caplog.records[0].message) == 1

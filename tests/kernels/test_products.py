@@ -12,10 +12,10 @@ import quatro
 from quatro.format.codebooks import code_table
 from quatro.format.errors import ShapeError
 from quatro.format.integer_steps import LARGEST_STEP, has_integer_steps, integer_steps
-from quatro.kernels import compute, native, reference
+from quatro.kernels import compute, library, native, reference
 from quatro.kernels.products import StoredWeight, float_linear
 
-ISAS = [isa for isa in native.ISAS if native.ISAS.index(isa) <= native._library().quatro_best_isa()]
+ISAS = [isa for isa in library.ISAS if library.ISAS.index(isa) <= library.library().quatro_best_isa()]
 TABLES = [("nf4", True), ("fp4", True), ("int4", True), ("int4", False), ("nf3", True), ("nf2", True)]
 BOUND = 2e-4
 """docs/numerics.md; with outliers 5e-4."""

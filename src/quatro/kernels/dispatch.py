@@ -16,6 +16,7 @@ from quatro.format.errors import BackendError, did_you_mean
 from quatro.kernels import native, reference
 from quatro.kernels.compiling import constant_when_compiled
 from quatro.kernels.products import StoredWeight
+from quatro.kernels.updates import Update
 
 logger = logging.getLogger("quatro")
 
@@ -43,6 +44,9 @@ class Backend(Protocol):
 
     def dequantize_scales(self, codes: Tensor, group_absmax: Tensor, mean: Tensor) -> Tensor:
         """8-bit codes -> scales."""
+
+    def optimizer_step(self, updates: list[Update], rule: str, bits: int) -> None:
+        """Parameters and states, in place."""
 
     def integer_refusal(self, weight: StoredWeight) -> str | None:
         """Why this backend has no integer product for a weight, or None."""

@@ -1,88 +1,44 @@
 """The C++ kernels of csrc through ctypes: the reference's functions and bits, at the speed of the memory.
 
-The library is loaded at the first call and lies in `_native/` of this package. QUATRO_ISA=scalar|avx2|avx512 caps the instruction
-set. Shapes are the reference's, flat; tensors must be contiguous and on the CPU.
+Shapes are the reference's, flat; tensors must be contiguous and on the CPU.
 """
 
 import ctypes
-import logging
-import os
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-import quatro.kernels
 from quatro.format.codebooks import CODES, CodeTable
 from quatro.format.dynamic_map import signed_dynamic_map, signed_dynamic_thresholds
-from quatro.format.errors import BackendError, InputError, NonFiniteError, ShapeError, did_you_mean
+from quatro.format.errors import NonFiniteError, ShapeError
 from quatro.format.integer_steps import has_integer_steps, integer_steps
 from quatro.format.layout import GROUP, block_count, code_bytes, group_count, rows_hold_whole_blocks
+from quatro.kernels.library import ISAS, NON_FINITE, Weight, check, isa, isa_refusal, library, load, machine
+from quatro.kernels.native_steps import optimizer_step as optimizer_step
 from quatro.kernels.products import StoredWeight
 from quatro.kernels.reference import check_finite
 from quatro.kernels.scratch import scratch_address
 
-logger = logging.getLogger("quatro")
-
 NAME = "native"
-ABI = 2
-ISAS = ("scalar", "avx2", "avx512")
-"""Instruction sets by their number in quatro.h, each containing the ones before."""
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-OK, NON_FINITE = 0, 2
-FILE = "_native/libquatro.so"
-
-_pointer, _int, _int64, _float = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
-_SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
-    "quatro_abi": (_int, []),
-    "quatro_best_isa": (_int, []),
-    "quatro_status_text": (ctypes.c_char_p, [_int]),
-    "quatro_quantize": (
-        _int,
-        [_pointer, _int, _int64, _int64, _pointer, _pointer, _float, _pointer, _pointer, _pointer, _pointer, _int, _int],
-    ),
-    "quatro_dequantize": (_int, [_pointer, _int64, _int64, _pointer, _pointer, _pointer, _pointer, _int, _int, _int]),
-    "quatro_quantize_scales": (_int, [_pointer, _int64, _int64, _pointer, _pointer, _pointer, _pointer, _int, _int]),
-    "quatro_dequantize_scales": (_int, [_pointer, _int64, _int64, _pointer, _pointer, _float, _pointer, _int, _int]),
-    "quatro_product_workspace": (_int64, [_int64, _int64, _int64, _int64, _int]),
-    "quatro_linear": (
-        _int,
-        [_pointer, _pointer, _float, _pointer, _int, _int64, _pointer, _pointer, _pointer, _int, _int],
-    ),
-    "quatro_linear_backward": (_int, [_pointer, _pointer, _int, _int64, _pointer, _pointer, _int, _int]),
-    "quatro_dense_linear": (
-        _int,
-        [_pointer, _int, _int64, _int64, _pointer, _int64, _pointer, _pointer, _int, _int],
-    ),
-}
+_int64, _float = ctypes.c_int64, ctypes.c_float
 LINE = 64
 """Alignment of a product's workspace."""
-
-
-class _Weight(ctypes.Structure):
-    """quatro_weight. kept_alive: what its addresses point to and nobody else holds."""
-
-    kept_alive: tuple[object, ...]
-
-    _fields_ = [
-        ("codes", _pointer), ("outputs", _int64), ("inputs", _int64), ("block", _int64), ("table", _pointer), ("absmax", _pointer),
-        ("nested", _pointer), ("group", _int64), ("map", _pointer), ("group_absmax", _pointer), ("mean", _pointer), ("zeros", _pointer),
-    ]  # fmt: skip
 
 
 def refusal(device: torch.device) -> str | None:
     """Why this backend cannot run on a device, or None."""
     if device.type != "cpu":
         return f"runs on the CPU only, not on {device.type}"
-    loaded = _load()
-    return loaded if isinstance(loaded, str) else _isa_refusal()
+    loaded = load()
+    return loaded if isinstance(loaded, str) else isa_refusal()
 
 
 def instruction_set() -> str:
     """The instruction set that calls use now: the processor's best, or QUATRO_ISA if that is less. Raises BackendError if refused."""
-    return ISAS[_isa()]
+    return ISAS[isa()]
 
 
 def quantize(w: Tensor, table: CodeTable, block_size: int, affine: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -93,10 +49,10 @@ def quantize(w: Tensor, table: CodeTable, block_size: int, affine: bool = False)
     zeros = torch.empty_like(scales) if affine else None
     first_bad = _int64(-1)
     arguments = (*_search_tables(table), table.full_scale, *map(_address, (codes, scales, zeros)), ctypes.byref(first_bad))
-    status = _library().quatro_quantize(w.data_ptr(), dtype, count, block_size, *arguments, *_machine())
+    status = library().quatro_quantize(w.data_ptr(), dtype, count, block_size, *arguments, *machine())
     if status == NON_FINITE:
         raise NonFiniteError("w", first_bad.value, float(w.flatten()[first_bad.value]))
-    _check(status)
+    check(status)
     return codes, scales, zeros
 
 
@@ -111,7 +67,7 @@ def dequantize(
     if zeros is not None:
         _expect("zeros", zeros, torch.float32, blocks)
     pointers = (_values(table), *map(_address, (scales, zeros, out)))
-    _check(_library().quatro_dequantize(codes.data_ptr(), count, block_size, *pointers, dtype, *_machine()))
+    check(library().quatro_dequantize(codes.data_ptr(), count, block_size, *pointers, dtype, *machine()))
     return out
 
 
@@ -122,10 +78,10 @@ def quantize_scales(scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     codes, mean = torch.empty(count, dtype=torch.uint8), torch.empty((), dtype=torch.float32)
     group_absmax = torch.empty(group_count(count), dtype=torch.float32)
     pointers = map(_address, (codes, group_absmax, mean))
-    status = _library().quatro_quantize_scales(scales.data_ptr(), count, GROUP, _map_thresholds(), *pointers, *_machine())
+    status = library().quatro_quantize_scales(scales.data_ptr(), count, GROUP, _map_thresholds(), *pointers, *machine())
     if status == NON_FINITE:
         check_finite(scales, "scales")
-    _check(status)
+    check(status)
     return codes, group_absmax, mean
 
 
@@ -137,7 +93,7 @@ def dequantize_scales(codes: Tensor, group_absmax: Tensor, mean: Tensor) -> Tens
     _expect("mean", mean, torch.float32, 1)
     scales = torch.empty(count, dtype=torch.float32)
     arguments = (_map_values(), group_absmax.data_ptr(), mean.item(), scales.data_ptr())
-    _check(_library().quatro_dequantize_scales(codes.data_ptr(), count, GROUP, *arguments, *_machine()))
+    check(library().quatro_dequantize_scales(codes.data_ptr(), count, GROUP, *arguments, *machine()))
     return scales
 
 
@@ -166,7 +122,7 @@ def integer_linear(x: Tensor, weight: StoredWeight, bias: Tensor | None) -> Tens
     out = torch.empty(x.shape[0], outputs, dtype=x.dtype)
     steps, steps_per_one = _steps(weight.table)
     arguments = (x.data_ptr(), dtype, x.shape[0], _address(bias), out.data_ptr(), _workspace(weight, x.shape[0]))
-    _check(_library().quatro_linear(_weight(weight), steps, steps_per_one, *arguments, *_machine()))
+    check(library().quatro_linear(_weight(weight), steps, steps_per_one, *arguments, *machine()))
     return out
 
 
@@ -178,7 +134,7 @@ def integer_linear_backward(grad: Tensor, weight: StoredWeight) -> Tensor:
     _expect("grad", grad, grad.dtype, grad.shape[0] * outputs)
     out = torch.empty(grad.shape[0], inputs, dtype=grad.dtype)
     arguments = (grad.data_ptr(), dtype, grad.shape[0], out.data_ptr(), _workspace(weight, grad.shape[0]))
-    _check(_library().quatro_linear_backward(_weight(weight), *arguments, *_machine()))
+    check(library().quatro_linear_backward(_weight(weight), *arguments, *machine()))
     return out
 
 
@@ -196,11 +152,11 @@ def dense_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         _expect("bias", bias, torch.float32, outputs)
     out = torch.empty(rows, outputs)
     arguments = (weight.data_ptr(), dtype, outputs, inputs, x.data_ptr(), rows, _address(bias), out.data_ptr())
-    _check(_library().quatro_dense_linear(*arguments, *_machine()))
+    check(library().quatro_dense_linear(*arguments, *machine()))
     return out
 
 
-def _weight(weight: StoredWeight) -> "ctypes._Pointer[_Weight] | object":
+def _weight(weight: StoredWeight) -> "ctypes._Pointer[Weight] | object":
     """The C view of a weight, after every part of it was found to be as large as the kernels will read."""
     outputs, inputs = weight.shape
     blocks, nested = outputs * inputs // weight.block_size, weight.nested_absmax is not None
@@ -231,11 +187,11 @@ def _weight_at(
     group_absmax: int | None,
     mean: int | None,
     zeros: int | None,
-) -> _Weight:
+) -> Weight:
     """Addresses and sizes only, so that a layer's is made once."""
     values, scale_map = _values(table), _map_values()
     addresses = ctypes.addressof(values), absmax, nested, GROUP, ctypes.addressof(scale_map), group_absmax, mean, zeros
-    found = _Weight(codes, outputs, inputs, block_size, *addresses)
+    found = Weight(codes, outputs, inputs, block_size, *addresses)
     found.kept_alive = values, scale_map
     return found
 
@@ -248,73 +204,10 @@ def _workspace(weight: StoredWeight, rows: int) -> int:
 
 @lru_cache(maxsize=1024)
 def _workspace_bytes(outputs: int, inputs: int, block_size: int, rows: int, threads: int) -> int:
-    size: int = _library().quatro_product_workspace(outputs, inputs, block_size, rows, threads)
+    size: int = library().quatro_product_workspace(outputs, inputs, block_size, rows, threads)
     if size < 0:
         raise ShapeError(f"no product has {rows} rows with a weight of {outputs} x {inputs} in blocks of {block_size}")
     return size
-
-
-@lru_cache(maxsize=1)
-def _load() -> ctypes.CDLL | str:
-    """The library, or why there is none. torch is imported first, so that both use one OpenMP pool."""
-    file = next((path for folder in quatro.kernels.__path__ if (path := Path(folder, FILE)).is_file()), None)
-    if file is None:
-        return f"is not built: no {FILE} in {' or '.join(quatro.kernels.__path__)}; `pip install .` builds it and needs a C++ compiler"
-    try:
-        library = ctypes.CDLL(str(file))
-        for name, (result, arguments) in _SIGNATURES.items():
-            function = getattr(library, name)
-            function.restype, function.argtypes = result, arguments
-    except (OSError, AttributeError) as error:
-        return f"cannot be loaded: {error}; build it again with `pip install .`"
-    if library.quatro_abi() != ABI:
-        return f"is built for interface {library.quatro_abi()}, this quatro needs {ABI}; build it again with `pip install .`"
-    return library
-
-
-def _library() -> ctypes.CDLL:
-    loaded = _load()
-    if isinstance(loaded, str):
-        raise BackendError(f"native {loaded}")
-    return loaded
-
-
-def _isa_refusal() -> str | None:
-    asked = os.environ.get("QUATRO_ISA", ISAS[-1])
-    return None if asked in ISAS else f"does not know the instruction set QUATRO_ISA={asked!r}; {did_you_mean(asked, ISAS)}"
-
-
-def _isa() -> int:
-    isa = _isa_at_most(os.environ.get("QUATRO_ISA", ISAS[-1]))
-    if isa == 0:
-        _say_scalar()
-    return isa
-
-
-@lru_cache(maxsize=8)
-def _isa_at_most(asked: str) -> int:
-    refused = _isa_refusal()
-    if refused:
-        raise BackendError(f"native {refused}")
-    best: int = _library().quatro_best_isa()
-    return min(best, ISAS.index(asked))
-
-
-@lru_cache(maxsize=1)
-def _say_scalar() -> None:
-    logger.warning(
-        "quatro's CPU kernels run without vector instructions, slower than they could: no AVX2, or QUATRO_ISA=scalar"
-    )
-
-
-def _machine() -> tuple[int, int]:
-    """The last two arguments of every kernel: instruction set and threads."""
-    return _isa(), torch.get_num_threads()
-
-
-def _check(status: int) -> None:
-    if status != OK:
-        raise InputError(f"the native kernels refuse this call: {_library().quatro_status_text(status).decode()}")
 
 
 def _dtype_of(name: str, tensor: Tensor) -> int:

@@ -12,6 +12,7 @@ from quatro.format.dynamic_map import signed_dynamic_map, signed_dynamic_thresho
 from quatro.format.errors import BackendError, NonFiniteError
 from quatro.format.layout import GROUP, SMALLEST_SCALE
 from quatro.kernels.products import StoredWeight
+from quatro.kernels.reference_steps import optimizer_step as optimizer_step
 
 NAME = "reference"
 LANES = 256

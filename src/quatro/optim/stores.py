@@ -6,7 +6,9 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from threading import Event
 
 import torch
 from torch import Tensor
@@ -67,18 +69,33 @@ class FileStore(Store):
         self._file = _unnamed(directory, end)
         self._direct = _direct(self._file) if all(p.nbytes(layout.elements) % ALIGNED == 0 for p in layout.parts) else None
         self._workers = ThreadPoolExecutor(WORKERS, "quatro-pages")
+        self._written: dict[int, Event] = {}
+        """When the last write of a page was over: one worker may be asked for what another still writes."""
 
     def _begin(self, frame: Frame, leaving: int | None, entering: int | None, known: bool) -> Wait:
-        done: Future[None] = self._workers.submit(self._exchange, frame, leaving, entering, known)
+        before = None if entering is None else self._written.get(entering)
+        over = Event()
+        if leaving is not None:
+            self._written[leaving] = over
+        done: Future[None] = self._workers.submit(self._exchange, frame, leaving, over, entering if known else None, before)
+        if entering is not None and not known:
+            return partial(self._fresh_after, done, frame)
         return done.result
 
-    def _exchange(self, frame: Frame, leaving: int | None, entering: int | None, known: bool) -> None:
-        if leaving is not None:
-            self._move(os.pwritev, frame, leaving)
-        if entering is not None and known:
+    def _fresh_after(self, done: "Future[None]", frame: Frame) -> None:
+        done.result()
+        make_fresh(self.layout, frame)
+
+    def _exchange(self, frame: Frame, leaving: int | None, over: Event, entering: int | None, before: Event | None) -> None:
+        try:
+            if leaving is not None:
+                self._move(os.pwritev, frame, leaving)
+        finally:
+            over.set()
+        if entering is not None:
+            if before is not None:
+                before.wait()
             self._move(os.preadv, frame, entering)
-        elif entering is not None:
-            make_fresh(self.layout, frame)
 
     def _move(self, how: Callable[[int, list[memoryview], int], int], frame: Frame, page: int) -> None:
         descriptor = self._file if self._direct is None else self._direct

@@ -4,6 +4,7 @@ import ctypes
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 from quatro.format.dynamic_map import dynamic_bins, signed_dynamic_map, unsigned_dynamic_map
 from quatro.format.errors import ShapeError
@@ -43,17 +44,23 @@ def _native(update: Update) -> tuple[float | int | None, ...]:
 
 def _check(update: Update, states: int, bits: int) -> None:
     count = update.parameter.numel()
-    kinds = [(update.parameter, torch.float32, count), (update.gradient, torch.float32, count)]
-    kinds += [(state, torch.uint8 if bits == 8 else torch.float32, count) for state in update.states]
-    kinds += [(scale, torch.float32, -(-count // STATE_BLOCK)) for scale in update.absmax]
     if len(update.states) != states or len(update.absmax) != (states if bits == 8 else 0):
         raise ShapeError(f"this step takes {states} states in {bits} bits, got {len(update.states)}")
-    for tensor, dtype, size in kinds:
-        if tensor.dtype is not dtype or tensor.numel() != size or not tensor.is_contiguous() or not tensor.is_cpu:
-            raise ShapeError(
-                f"a step got {tensor.numel()} elements of {tensor.dtype} on {tensor.device} where it needs {size} contiguous ones of "
-                f"{dtype} on cpu"
-            )
+    kind, blocks = torch.uint8 if bits == 8 else torch.float32, -(-count // STATE_BLOCK)
+    _expect(update.parameter, torch.float32, count)
+    _expect(update.gradient, torch.float32, count)
+    for state in update.states:
+        _expect(state, kind, count)
+    for scale in update.absmax:
+        _expect(scale, torch.float32, blocks)
+
+
+def _expect(tensor: Tensor, dtype: torch.dtype, size: int) -> None:
+    if tensor.dtype is not dtype or tensor.numel() != size or not tensor.is_contiguous() or not tensor.is_cpu:
+        raise ShapeError(
+            f"a step got {tensor.numel()} elements of {tensor.dtype} on {tensor.device} where it needs {size} contiguous ones of "
+            f"{dtype} on cpu"
+        )
 
 
 @lru_cache(maxsize=1)

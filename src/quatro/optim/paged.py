@@ -27,6 +27,8 @@ TIERS = ("auto", "ram", "disk")
 STATES = ("exp_avg", "exp_avg_sq")
 """torch's names for the moments; those of 8 bits have an absmax of every 256 beside them."""
 ZERO_CODES = (127, 0)
+States = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
+"""Moments and, in 8 bits, their absmax."""
 
 
 class Paged(Optimizer):
@@ -56,6 +58,7 @@ class Paged(Optimizer):
         self._pool: Pool | None = None
         self._laid_out: list[Tensor] = []
         self._segments: list[list[Segment]] = []
+        self._views: dict[tuple[int, int], dict[int, States]] = {}
         self._steps: dict[Tensor, int] = {}
         self._forward = True
         super().__init__(params, defaults)
@@ -80,8 +83,9 @@ class Paged(Optimizer):
         order = [page for page, segments in enumerate(moving) if segments]
         backend = by_name(chosen_name(self._laid_out[0].device.type))
         for page, frame in pool.walk(order if self._forward else order[::-1]):
-            views = [_View(self._laid_out[s.index], s) for s in moving[page]]
-            updates = [view.update(self._states(frame, view.segment), scalars[view.segment.index]) for view in views]
+            views = [_View(self._laid_out[segment.index], segment) for segment in moving[page]]
+            states = self._states(page, frame)
+            updates = [view.update(states[view.segment.index], scalars[view.segment.index]) for view in views]
             backend.optimizer_step(updates, self.rule, self.state_bits)
             for view in views:
                 view.put_back()
@@ -156,7 +160,7 @@ class Paged(Optimizer):
         if any(p.device != device for p in parameters):
             raise InputError("parameters of a paged optimizer must be on one device; make one optimizer for each")
         layout = laid_out(_parts(self.rule, self.state_bits), [p.numel() for p in parameters], self.page_bytes, self.budget)
-        self._laid_out, self._segments = parameters, layout.segments()
+        self._laid_out, self._segments, self._views = parameters, layout.segments(), {}
         if layout.pages == 1:
             return Pool(layout, 1, device, None)
         frames = self.budget // layout.page_bytes
@@ -177,7 +181,14 @@ class Paged(Optimizer):
             )
         return MemoryStore(layout, device) if on_gpu else FileStore(layout, checked_directory(self.directory))
 
-    def _states(self, frame: Frame, segment: Segment) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def _states(self, page: int, frame: Frame) -> dict[int, States]:
+        """The states of each parameter in a page, as views of the frame; views are kept, because many small ones take longer than a step."""
+        key = page, id(frame)
+        if key not in self._views:
+            self._views[key] = {segment.index: self._states_of(frame, segment) for segment in self._segments[page]}
+        return self._views[key]
+
+    def _states_of(self, frame: Frame, segment: Segment) -> States:
         """A segment's moments and, in 8 bits, their absmax."""
         begin, end = segment.offset, segment.offset + segment.count
         names = STATES[: STATE_COUNT[self.rule]]
@@ -295,26 +306,28 @@ class _View:
     """A segment of a parameter and its gradient as the kernels take them: float32 and contiguous, on copies where they are not."""
 
     def __init__(self, parameter: Tensor, segment: Segment) -> None:
-        self.segment = segment
-        self._stored = _flat(parameter.detach(), segment)
+        self.segment, self._parameter = segment, parameter
+        self._stored = _flat(parameter, segment)
         self._own = self._stored if _is_plain(self._stored) else self._stored.float().contiguous()
         gradient = _flat(cast(Tensor, parameter.grad), segment)
         self._gradient = gradient if _is_plain(gradient) else gradient.float().contiguous()
-        self._parameter = parameter
 
-    def update(self, states: tuple[tuple[Tensor, ...], tuple[Tensor, ...]], scalars: Scalars) -> Update:
+    def update(self, states: States, scalars: Scalars) -> Update:
         return Update(self._own, self._gradient, *states, scalars)
 
     def put_back(self) -> None:
         if not self._parameter.is_contiguous():
-            whole = self._parameter.detach().contiguous()
-            _flat(whole, self.segment).copy_(self._own)
-            self._parameter.detach().copy_(whole)
+            whole = self._parameter.contiguous()
+            _flat(whole, self.segment).copy_(self._own.view_as(_flat(whole, self.segment)))
+            self._parameter.copy_(whole)
         elif self._own is not self._stored:
             self._stored.copy_(self._own)
 
 
 def _flat(tensor: Tensor, segment: Segment) -> Tensor:
+    """A segment's numbers; of a whole contiguous tensor itself, which needs no view."""
+    if segment.count == tensor.numel() and tensor.is_contiguous():
+        return tensor
     return tensor.reshape(-1)[segment.begin : segment.begin + segment.count]
 
 

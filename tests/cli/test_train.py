@@ -105,8 +105,8 @@ def test_a_dry_run_shows_the_whole_recipe_and_trains_nothing(run: Run, model: st
         (["--model", "OUT", "--data", "DATA", "--output-dir", "OUT"], "does not exist"),
         (["--model", "MODEL", "--data", "DATA", "--output-dir", "DATA"], "is a file; name a directory"),
         (
-            ["--model", "MODEL", "--data", "DATA", "--output-dir", "OUT", "train.optim=paged_adamw_32bit"],
-            "use adamw_torch_fused",
+            ["--model", "MODEL", "--data", "DATA", "--output-dir", "OUT", "optimizer.budget=12 gigs"],
+            "size '12 gigs' cannot be read",
         ),
     ],
 )

@@ -16,7 +16,7 @@ def _with(section: str, **values: Any) -> dict[str, Any]:
 
 def test_a_recipe_is_complete_however_little_was_said() -> None:
     found = recipe_of(LEAST).as_dict()
-    assert set(found) == {"model", "method", "quantization", "lora", "data", "train", "output_dir"}
+    assert set(found) == {"model", "method", "quantization", "lora", "data", "train", "optimizer", "output_dir"}
     assert found["quantization"] == {"quant_type": "nf4", "block_size": 64, "double_quant": True, "compute_dtype": "auto"}
     assert found["lora"] == {
         "r": 16,
@@ -60,7 +60,10 @@ def test_a_recipe_is_frozen() -> None:
         ({**LEAST, "method": "full"}, "method full comes with a later release; choose qlora .* or lora"),
         ({**LEAST, "method": "qlorra"}, "method is 'qlorra'"),
         ({**LEAST, "method": "lora", "quantization": {}}, "quantization has no effect with method lora"),
-        ({**LEAST, "optimizer": {"budget": "1GiB"}}, "paged optimizers, which come with a later release"),
+        ({**LEAST, "train": {"optim": "sgd"}, "optimizer": {"budget": "1GiB"}}, "has no effect with train.optim sgd"),
+        ({**LEAST, "optimizer": {"budget": "12 gigs"}}, "size '12 gigs' cannot be read"),
+        ({**LEAST, "optimizer": {"tier": "cloud"}}, "optimizer.tier is 'cloud'"),
+        ({**LEAST, "optimizer": {"budgets": 1}}, r"unknown key 'optimizer.budgets'; did you mean 'budget'\?"),
         (_with("train", learning_rat=1), r"unknown key 'train.learning_rat'; did you mean 'learning_rate'\?"),
     ],
 )

@@ -125,8 +125,8 @@ class Paged(Optimizer):
         parts = _parts(self.rule, self.state_bits)
         for position, (p, state) in enumerate(states.items()):
             _check_state(position, p, state, parts)
-        for group, new in zip(self.param_groups, groups, strict=True):
-            group.update({key: value for key, value in new.items() if key != "params"})
+        own_params = [group["params"] for group in self.param_groups]
+        self.param_groups = [{**new, "params": params} for new, params in zip(groups, own_params, strict=True)]
         self._close()
         self._steps = {p: int(state["step"]) for p, state in states.items()}
         self._fill(self._ready(), states)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from quatro.optim.layout import Layout
-from quatro.optim.stores import Frame, Store, Wait, empty_frame, make_fresh
+from quatro.optim.stores import FileStore, Frame, Store, Wait, empty_frame, make_fresh
 
 AHEAD = 4
 """At most so many pages are on their way in while one is worked on."""
@@ -38,7 +38,9 @@ class Pool:
 
     def __init__(self, layout: Layout, frames: int, device: torch.device, store: Store | None) -> None:
         self.layout, self.store = layout, store
-        self._free = [_Held(empty_frame(layout, device)) for _ in range(min(frames, layout.pages))]
+        self._free = [
+            _Held(empty_frame(layout, device, isinstance(store, FileStore))) for _ in range(min(frames, layout.pages))
+        ]
         self._held: OrderedDict[int, _Held] = OrderedDict()
         self._evicted, self._waited = 0, 0.0
 

@@ -184,11 +184,11 @@ def make_fresh(layout: Layout, frame: Frame) -> None:
         frame[part.name].fill_(part.fresh)
 
 
-def empty_frame(layout: Layout, device: torch.device) -> Frame:
-    """Memory for a page; on a CPU each part begins at a multiple of 4 KiB."""
-    if device.type != "cpu":
-        return {p.name: torch.empty(p.count(layout.elements), dtype=p.dtype, device=device) for p in layout.parts}
-    return {part.name: _aligned(part.nbytes(layout.elements)).view(part.dtype) for part in layout.parts}
+def empty_frame(layout: Layout, device: torch.device, for_disk: bool) -> Frame:
+    """Memory for a page; for a disk each part begins at a multiple of 4 KiB."""
+    if for_disk:
+        return {part.name: _aligned(part.nbytes(layout.elements)).view(part.dtype) for part in layout.parts}
+    return {part.name: torch.empty(part.count(layout.elements), dtype=part.dtype, device=device) for part in layout.parts}
 
 
 def _aligned(nbytes: int) -> Tensor:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from quatro.format.errors import RecipeError, did_you_mean
+from quatro.train.optimizer import PAGED
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-OPTIMIZERS = ("adafactor", "adagrad", "adamw_torch", "adamw_torch_fused", "rmsprop", "sgd")
+OPTIMIZERS = ("adafactor", "adagrad", "adamw_torch", "adamw_torch_fused", *PAGED, "rmsprop", "sgd")
 REFUSED = {
     "output_dir": "output_dir is the recipe's own key, beside train:",
     "resume_from_checkpoint": "say --resume on the command line; a run with checkpoints goes on by itself",
@@ -96,9 +97,4 @@ def _typed(name: str, value: Any) -> Any:
 def _check_optimizer(name: Any) -> None:
     if name is None or name in OPTIMIZERS:
         return
-    if str(name).startswith("paged_") or "8bit" in str(name):
-        raise RecipeError(
-            f"train.optim {name}: paged and 8-bit optimizers come with a later release; use adamw_torch_fused, "
-            "which keeps the same 32-bit states in memory"
-        )
     raise RecipeError(f"unknown train.optim {str(name)!r}; {did_you_mean(str(name), OPTIMIZERS)}")

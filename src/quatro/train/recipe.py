@@ -6,10 +6,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from quatro.format.errors import InputError, RecipeError
+from quatro.format.sizes import parse_size
 from quatro.format.spec import QuantSpec
 from quatro.kernels.compute import COMPUTE_DTYPES
 from quatro.train.arguments import check_arguments
 from quatro.train.letters import recipe_letter
+from quatro.train.optimizer import PAGED
 
 DEFAULTS: dict[str, Any] = {
     "learning_rate": 2e-4,
@@ -19,7 +21,7 @@ DEFAULTS: dict[str, Any] = {
     "num_train_epochs": 3,
     "warmup_steps": 0.03,
     "lr_scheduler_type": "constant_with_warmup",
-    "optim": "adamw_torch_fused",
+    "optim": "paged_adamw_32bit",
     "max_grad_norm": 0.3,
     "eval_strategy": "steps",
     "logging_steps": 0.01,
@@ -81,6 +83,19 @@ class Data(_Section):
         return value or None
 
 
+class Optimizer(_Section):
+    """Of paged optimizers: how many bytes of states are in memory, and where the others go."""
+
+    budget: str | Annotated[int, Field(gt=0)] = "256MiB"
+    tier: Literal["auto", "ram", "disk"] = "auto"
+
+    @field_validator("budget")
+    @classmethod
+    def _is_a_size(cls, value: str | int) -> str | int:
+        parse_size(value)
+        return value
+
+
 class Recipe(_Section):
     """A whole run; `recipe_of` makes it. train: transformers' TrainingArguments by their own names, over DEFAULTS."""
 
@@ -90,6 +105,7 @@ class Recipe(_Section):
     lora: Lora = Lora()
     data: Data
     train: dict[str, Any] = {}
+    optimizer: Optimizer = Optimizer()
     output_dir: str
 
     @field_validator("train")
@@ -100,7 +116,8 @@ class Recipe(_Section):
     def as_dict(self) -> dict[str, Any]:
         """Plain values, complete, in the order of the file."""
         found: dict[str, Any] = self.model_dump(mode="json")
-        return found if self.method == "qlora" else {key: value for key, value in found.items() if key != "quantization"}
+        without = {"quantization": self.method != "qlora", "optimizer": self.train["optim"] not in PAGED}
+        return {key: value for key, value in found.items() if not without.get(key)}
 
     def decided(self, max_length: int, bf16: bool) -> "Recipe":
         """The same run with the sequence length and, where the recipe names no precision, bfloat16 or not."""
@@ -120,10 +137,11 @@ def recipe_of(values: Mapping[str, Any]) -> Recipe:
 
 
 def _refuse_without_effect(values: Mapping[str, Any]) -> None:
-    if "optimizer" in values:
+    chosen = (values.get("train") or {}).get("optim", DEFAULTS["optim"])
+    if values.get("optimizer") is not None and chosen not in PAGED:
         raise RecipeError(
-            "optimizer: (budget, tier) is about paged optimizers, which come with a later release; leave the section out and "
-            "set train.optim to adamw_torch_fused"
+            f"optimizer: (budget, tier) has no effect with train.optim {chosen}, whose states are all in memory; leave the section out, or "
+            f"choose {', '.join(PAGED)}"
         )
     if values.get("method") == "full":
         raise RecipeError(

@@ -20,6 +20,7 @@ from quatro.train.arguments import training_arguments
 from quatro.train.curve import draw_losses, points
 from quatro.train.directory import FIGURE, LOG, REPORT, RunDirectory, open_directory
 from quatro.train.model import adapted_model, reading_length, weight_counts
+from quatro.train.optimizer import paged_optimizer
 from quatro.train.progress import ShowProgress
 from quatro.train.recipe import Recipe
 from quatro.train.report import write_report
@@ -102,9 +103,11 @@ class _Run:
 
     def _trainer(self) -> QuatroTrainer:
         rows = packed(self.data.train, self.recipe.data.max_length or 0) if self.recipe.data.packing else self.data.train
+        arguments = self._arguments()
         trainer = QuatroTrainer(
             model=self.model,
-            args=self._arguments(),
+            args=arguments,
+            optimizer_cls_and_kwargs=paged_optimizer(self.recipe, arguments, self.directory.path),
             train_dataset=rows,
             eval_dataset=self.data.held,
             data_collator=collate,

@@ -1,0 +1,42 @@
+"""Which optimizers are quatro's own, and what does a recipe tell them?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+    from quatro.train.recipe import Recipe
+
+PAGED = {
+    "paged_adamw_32bit": ("adamw", 32),
+    "paged_adamw_8bit": ("adamw", 8),
+    "paged_lion_32bit": ("lion", 32),
+    "paged_lion_8bit": ("lion", 8),
+}
+"""transformers' names for them: (rule, bits of the states)."""
+
+
+def paged_optimizer(recipe: "Recipe", arguments: "TrainingArguments", directory: Path) -> tuple[type, dict[str, Any]] | None:
+    """Class and arguments as Trainer's optimizer_cls_and_kwargs takes them; None for an optimizer of transformers' own.
+
+    directory: where states go that the recipe's budget does not hold.
+    """
+    found = PAGED.get(recipe.train["optim"])
+    if found is None:
+        return None
+    from quatro.optim import PagedAdamW, PagedLion
+
+    rule, bits = found
+    chosen = recipe.optimizer
+    options: dict[str, Any] = {
+        "lr": arguments.learning_rate,
+        "betas": (arguments.adam_beta1, arguments.adam_beta2),
+        "state_bits": bits,
+        "budget": chosen.budget,
+        "tier": chosen.tier,
+        "directory": directory,
+    }
+    if rule == "lion":
+        return PagedLion, options
+    return PagedAdamW, {**options, "eps": arguments.adam_epsilon}

@@ -66,7 +66,7 @@ class FileStore(Store):
             self._regions[part.name] = end
             end += -(-layout.pages * part.nbytes(layout.elements) // ALIGNED) * ALIGNED
         self._size = end
-        self._file = _unnamed(directory, end)
+        self._file = unnamed_file(directory, end)
         self._direct = _direct(self._file) if all(p.nbytes(layout.elements) % ALIGNED == 0 for p in layout.parts) else None
         self._workers = ThreadPoolExecutor(WORKERS, "quatro-pages")
         self._written: dict[int, Event] = {}
@@ -197,21 +197,22 @@ def _aligned(nbytes: int) -> Tensor:
     return memory[skipped : skipped + nbytes]
 
 
-def _unnamed(directory: Path, size: int) -> int:
+def unnamed_file(directory: Path, size: int) -> int:
     """A descriptor of a file of `size` bytes without a name. Raises MachineError where there is no room or no right to write."""
     try:
         descriptor = _opened(directory)
     except OSError as error:
         raise MachineError(
-            f"paged optimizer states cannot be written in {directory}: {error.strerror or error}; name another directory"
+            f"pages cannot be written in {directory}: {error.strerror or error}; name another directory"
         ) from error
     try:
-        os.posix_fallocate(descriptor, 0, size)
+        if size:
+            os.posix_fallocate(descriptor, 0, size)
     except OSError as error:
         os.close(descriptor)
         free = shutil.disk_usage(directory).free
         raise MachineError(
-            f"paged optimizer states take {size:,} bytes in {directory}, which has {free:,} left ({error.strerror}); make room, name "
+            f"pages take {size:,} bytes in {directory}, which has {free:,} left ({error.strerror}); make room, name "
             "another directory, or raise the budget"
         ) from error
     return descriptor

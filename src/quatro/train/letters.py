@@ -1,6 +1,6 @@
 """pydantic's complaints, as one letter to the author of a recipe."""
 
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -33,8 +33,9 @@ def _is_key(part: str) -> bool:
 def _section(model: type[BaseModel], names: list[str]) -> type[BaseModel]:
     for name in names:
         annotation = model.model_fields[name].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model = annotation
+        for kind in (annotation, *get_args(annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                model = kind
     return model
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from quatro.format.errors import InputError, RecipeError
 from quatro.format.sizes import parse_size
@@ -83,17 +83,26 @@ class Data(_Section):
         return value or None
 
 
+def _a_size(value: str | int) -> str | int:
+    parse_size(value)
+    return value
+
+
+Size = Annotated[str | int, AfterValidator(_a_size)]
+"""256MiB, 12 GB, or a number of bytes."""
+
+
 class Optimizer(_Section):
     """Of paged optimizers: how many bytes of states are in memory, and where the others go."""
 
-    budget: str | Annotated[int, Field(gt=0)] = "256MiB"
+    budget: Size = "256MiB"
     tier: Literal["auto", "ram", "disk"] = "auto"
 
-    @field_validator("budget")
-    @classmethod
-    def _is_a_size(cls, value: str | int) -> str | int:
-        parse_size(value)
-        return value
+
+class Activations(_Section):
+    """Turns gradient checkpointing on; inputs of layers beyond the budget wait in a file in output_dir. On a CPU."""
+
+    budget: Size = "256MiB"
 
 
 class Recipe(_Section):
@@ -106,6 +115,7 @@ class Recipe(_Section):
     data: Data
     train: dict[str, Any] = {}
     optimizer: Optimizer = Optimizer()
+    activations: Activations | None = None
     output_dir: str
 
     @field_validator("train")
@@ -116,7 +126,11 @@ class Recipe(_Section):
     def as_dict(self) -> dict[str, Any]:
         """Plain values, complete, in the order of the file."""
         found: dict[str, Any] = self.model_dump(mode="json")
-        without = {"quantization": self.method != "qlora", "optimizer": self.train["optim"] not in PAGED}
+        without = {
+            "quantization": self.method != "qlora",
+            "optimizer": self.train["optim"] not in PAGED,
+            "activations": self.activations is None,
+        }
         return {key: value for key, value in found.items() if not without.get(key)}
 
     def decided(self, max_length: int, bf16: bool) -> "Recipe":
@@ -142,6 +156,10 @@ def _refuse_without_effect(values: Mapping[str, Any]) -> None:
         raise RecipeError(
             f"optimizer: (budget, tier) has no effect with train.optim {chosen}, whose states are all in memory; leave the section out, or "
             f"choose {', '.join(PAGED)}"
+        )
+    if values.get("activations") is not None and (values.get("train") or {}).get("gradient_checkpointing_kwargs"):
+        raise RecipeError(
+            "activations: (budget) checkpoints layers in a way of its own; leave train.gradient_checkpointing_kwargs out"
         )
     if values.get("method") == "full":
         raise RecipeError(

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel
@@ -108,8 +108,9 @@ def recipe_paths() -> list[str]:
 
 
 def _paths(name: str, annotation: Any) -> list[str]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [f"{name}.{inner}" for inner in annotation.model_fields]
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return [f"{name}.{inner}" for inner in kind.model_fields]
     return [name]
 
 

@@ -15,6 +15,7 @@ from quatro.data.prepare import Prepared, prepare
 from quatro.integrations.files import whole_file
 from quatro.integrations.loading import load_tokenizer
 from quatro.kernels.compute import has_bf16_units
+from quatro.train.activations import activation_pages
 from quatro.train.apart import check_documents_stay_apart
 from quatro.train.arguments import training_arguments
 from quatro.train.curve import draw_losses, points
@@ -107,6 +108,7 @@ class _Run:
         trainer = QuatroTrainer(
             model=self.model,
             args=arguments,
+            activations=activation_pages(self.recipe, self.model, self.directory.path),
             optimizer_cls_and_kwargs=paged_optimizer(self.recipe, arguments, self.directory.path),
             train_dataset=rows,
             eval_dataset=self.data.held,
@@ -121,6 +123,8 @@ class _Run:
         values = {**self.recipe.train, "eval_on_start": evaluates and self.directory.checkpoint is None}
         if not evaluates:
             values |= {"eval_strategy": "no"}
+        if self.recipe.activations is not None:
+            values |= {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
         return training_arguments(values, str(self.directory.path))
 
     def _train(self) -> None:

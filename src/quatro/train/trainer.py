@@ -4,6 +4,7 @@ import logging
 import math
 import shutil
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers.training_args import ParallelMode
 
 from quatro.data.encode import IGNORED
 from quatro.format.errors import MachineError
+from quatro.train.activations import ActivationPages
 from quatro.train.checkpointing import KeepProducts
 from quatro.train.directory import CHECKPOINT, last_checkpoint
 from quatro.train.head import Head, refusal
@@ -26,10 +28,12 @@ logger = logging.getLogger("quatro")
 class QuatroTrainer(Trainer):
     """Overrides compute_loss, prediction_step, evaluation_loop and _save_checkpoint; a test pins that Trainer calls them.
 
-    head: where the loss is computed in chunks, or None where it needs whole logits, and then the log says why.
+    activations: where what a forward pass saves is kept within a budget. head: where the loss is computed in chunks, or None where it
+    needs whole logits, and then the log says why.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, activations: ActivationPages | None = None, **options: Any) -> None:
+        self.activations = activations
         super().__init__(compute_metrics=token_loss, **options)
         self.add_callback(StopAtBrokenGradient())
         self.add_callback(KeepProducts())
@@ -54,6 +58,12 @@ class QuatroTrainer(Trainer):
         """The model's loss. Raises MachineError if it is not a number."""
         if model.training:
             self.tokens_trained += _token_count(inputs)
+        with self.activations.hooks() if self.activations and model.training else nullcontext():
+            return self._loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def _loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool, num_items_in_batch: Tensor | int | None
+    ) -> Any:
         if self.head is None or return_outputs:
             found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         else:

@@ -1,8 +1,8 @@
 """Checkpointed layers' inputs in memory, and within a budget with the rest in a file: seconds and peak memory of a training step.
 
-    python benchmarks/activations.py [--length 4096] [--budget 64MiB]
+    python benchmarks/activations.py [--length 2048] [--budget 16MiB]
 
-A dense Llama (hidden 1024, 16 layers) in float32, one row, non-reentrant checkpoints; each contender in a process of its own. Gradients are
+A dense Llama (hidden 1024, 8 layers) in float32, one row, non-reentrant checkpoints; each contender in a process of its own. Gradients are
 compared to the bit before anything is reported. Memory is resident above the model and its gradients.
 """
 
@@ -24,7 +24,7 @@ from quatro.format.sizes import parse_size
 from quatro.train.activations import ActivationPages
 from quatro.train.checkpointing import checkpoint_layers
 
-STEPS = 4
+STEPS = 3
 
 
 def main() -> None:
@@ -46,8 +46,8 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--length", type=int, default=4096)
-    parser.add_argument("--budget", default="64MiB")
+    parser.add_argument("--length", type=int, default=2048)
+    parser.add_argument("--budget", default="16MiB")
     parser.add_argument("--worker", choices=["none", "checkpointed", "paged"], help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -46,7 +46,7 @@ def test_a_recipe_is_frozen() -> None:
     ("values", "said"),
     [
         ({"model": "m"}, "the recipe needs 'data'; the recipe needs 'output_dir'"),
-        ({**LEAST, "lore": {}}, r"unknown key 'lore'; did you mean 'lora'\? choose one of data, lora"),
+        ({**LEAST, "lore": {}}, r"unknown key 'lore'; did you mean 'lora'\? choose one of activations, data"),
         (_with("lora", lora_alfa=3), r"unknown key 'lora.lora_alfa'; did you mean 'lora_alpha'\?"),
         (_with("lora", r=0), "lora.r is 0: Input should be greater than 0"),
         (_with("lora", lora_dropout=1.0), "lora.lora_dropout is 1.0"),

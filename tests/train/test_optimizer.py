@@ -1,5 +1,6 @@
 """Paged optimizers of a recipe."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,12 @@ import pytest
 import torch
 from transformers import Trainer
 
+from quatro.format.errors import InputError
 from quatro.optim import PagedAdamW, PagedLion
 from quatro.train.arguments import training_arguments
 from quatro.train.optimizer import PAGED, paged_optimizer
-from quatro.train.recipe import recipe_of
+from quatro.train.recipe import Recipe, recipe_of
+from quatro.train.run import train
 
 LEAST: dict[str, Any] = {"model": "m", "data": {"train": "d"}, "output_dir": "o"}
 
@@ -43,3 +46,14 @@ def test_anyone_s_trainer_takes_one_by_optimizer_cls_and_kwargs(tmp_path: Path) 
     optimizer = trainer.create_optimizer()
     assert isinstance(optimizer, PagedAdamW)
     assert sorted(group["weight_decay"] for group in optimizer.param_groups) == [0.0, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "said"), [({"budget": 1024}, "holds no two pages"), ({"budget": "8MiB", "tier": "ram"}, "tier ram")]
+)
+def test_a_budget_that_cannot_hold_is_refused_before_anything_is_written(
+    recipe: Callable[..., Recipe], optimizer: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=said):
+        train(recipe(lora={"r": 1024}, optimizer=optimizer))
+    assert not (tmp_path / "run").exists()

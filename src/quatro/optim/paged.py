@@ -16,7 +16,7 @@ from quatro.format.errors import InputError, did_you_mean
 from quatro.format.sizes import parse_size
 from quatro.kernels.dispatch import by_name, chosen_name
 from quatro.kernels.updates import STATE_BLOCK, STATE_COUNT, Scalars, Update, adamw_scalars, lion_scalars
-from quatro.optim.layout import Part, Segment, laid_out
+from quatro.optim.layout import Layout, Part, Segment, laid_out
 from quatro.optim.pool import Pool, Statistics
 from quatro.optim.stores import FileStore, Frame, MemoryStore, Store, checked_directory
 
@@ -155,23 +155,33 @@ class Paged(Optimizer):
             old.close()
         return pool
 
+    def check(self) -> None:
+        """Raise InputError if the budget and the tier cannot hold the states; nothing is allocated."""
+        self._layout([p for group in self.param_groups for p in group["params"]])
+
     def _made(self, parameters: list[Tensor]) -> Pool:
-        device = parameters[0].device
-        if any(p.device != device for p in parameters):
-            raise InputError("parameters of a paged optimizer must be on one device; make one optimizer for each")
-        layout = laid_out(_parts(self.rule, self.state_bits), [p.numel() for p in parameters], self.page_bytes, self.budget)
+        layout, device = self._layout(parameters), parameters[0].device
         self._laid_out, self._segments, self._views = parameters, layout.segments(), {}
         if layout.pages == 1:
             return Pool(layout, 1, device, None)
-        frames = self.budget // layout.page_bytes
-        if frames < 2:
+        on_gpu = device.type == "cuda"
+        store: Store = MemoryStore(layout, device) if on_gpu else FileStore(layout, checked_directory(self.directory))
+        return Pool(layout, self.budget // layout.page_bytes, device, store)
+
+    def _layout(self, parameters: list[Tensor]) -> Layout:
+        if any(p.device != parameters[0].device for p in parameters):
+            raise InputError("parameters of a paged optimizer must be on one device; make one optimizer for each")
+        sizes = [p.numel() for p in parameters]
+        layout = laid_out(_parts(self.rule, self.state_bits), sizes, self.page_bytes, self.budget)
+        if layout.pages > 1:
+            self._check_pages(layout, on_gpu=parameters[0].device.type == "cuda")
+        return layout
+
+    def _check_pages(self, layout: Layout, on_gpu: bool) -> None:
+        if self.budget < 2 * layout.page_bytes:
             raise InputError(
                 f"a budget of {self.budget:,} bytes holds no two pages of {layout.page_bytes:,}; give at least {2 * layout.page_bytes:,}"
             )
-        return Pool(layout, frames, device, self._store(layout, device))
-
-    def _store(self, layout: Any, device: torch.device) -> Store:
-        on_gpu = device.type == "cuda"
         if self.tier == "disk" and on_gpu:
             raise InputError("states of parameters on a GPU are paged to main memory; choose tier ram or auto")
         if self.tier == "ram" and not on_gpu:
@@ -179,7 +189,6 @@ class Paged(Optimizer):
                 f"these states take {layout.nbytes:,} bytes, more than the budget of {self.budget:,}, and tier ram keeps all of them in "
                 "memory; choose tier disk, or raise the budget"
             )
-        return MemoryStore(layout, device) if on_gpu else FileStore(layout, checked_directory(self.directory))
 
     def _states(self, page: int, frame: Frame) -> dict[int, States]:
         """The states of each parameter in a page, as views of the frame; views are kept, because many small ones take longer than a step."""

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import TrainingArguments
 
     from quatro.train.recipe import Recipe
@@ -40,3 +41,13 @@ def paged_optimizer(recipe: "Recipe", arguments: "TrainingArguments", directory:
     if rule == "lion":
         return PagedLion, options
     return PagedAdamW, {**options, "eps": arguments.adam_epsilon}
+
+
+def check_budget(recipe: "Recipe", model: "nn.Module") -> None:
+    """Raise InputError for a budget or a tier that cannot hold the states of what is trained, before anything is written."""
+    from quatro.train.arguments import training_arguments
+
+    found = paged_optimizer(recipe, training_arguments(recipe.train, recipe.output_dir), Path(recipe.output_dir))
+    if found is not None:
+        kind, options = found
+        kind([p for p in model.parameters() if p.requires_grad], **options).check()

@@ -21,7 +21,7 @@ from quatro.train.arguments import training_arguments
 from quatro.train.curve import draw_losses, points
 from quatro.train.directory import FIGURE, LOG, REPORT, RunDirectory, open_directory
 from quatro.train.model import adapted_model, reading_length, weight_counts
-from quatro.train.optimizer import paged_optimizer
+from quatro.train.optimizer import check_budget, paged_optimizer
 from quatro.train.progress import ShowProgress
 from quatro.train.recipe import Recipe
 from quatro.train.report import write_report
@@ -44,6 +44,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, cons
     _tell(console, data.summary.lines())
     set_seed(recipe.train["seed"])
     model = adapted_model(recipe)
+    check_budget(recipe, model)
     if recipe.data.packing:
         check_documents_stay_apart(model, model.get_input_embeddings().weight.shape[0])
     directory.begin(recipe)

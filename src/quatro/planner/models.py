@@ -24,7 +24,9 @@ def skeleton_of(config: Mapping[str, Any]) -> Skeleton:
     """
     kind = config.get("model_type")
     if not isinstance(kind, str) or not kind:
-        raise InputError("the configuration has no model_type, which a plan needs; take the config.json that came with the weights")
+        raise InputError(
+            "the configuration has no model_type, which a plan needs; take the config.json that came with the weights"
+        )
     if kind not in MODELS:
         close = get_close_matches(kind, MODELS, n=3, cutoff=0.5)
         guess = f"the nearest are {', '.join(close)}; " if close else ""

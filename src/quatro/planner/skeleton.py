@@ -66,9 +66,7 @@ class Skeleton:
     @property
     def packed_parameters(self) -> int:
         """Weights as they are stored, two in a byte counting as one: what PEFT's and torch's counters show."""
-        return sum(
-            tensor.count * tensor.size // 2 if tensor.is_in_4_bits else tensor.parameters for tensor in self.tensors
-        )
+        return sum(tensor.count * tensor.size // 2 if tensor.is_in_4_bits else tensor.parameters for tensor in self.tensors)
 
     @property
     def largest_linear(self) -> tuple[int, int]:

@@ -62,7 +62,9 @@ class Tensor:
         return self.name.removesuffix(".weight").rpartition(".")[2]
 
 
-def linear(name: str, outputs: int, inputs: int, count: int = 1, bias: bool = False, role: Role = Role.LINEAR) -> Iterator[Tensor]:
+def linear(
+    name: str, outputs: int, inputs: int, count: int = 1, bias: bool = False, role: Role = Role.LINEAR
+) -> Iterator[Tensor]:
     """A linear layer's weight and, where it has one, its bias."""
     yield Tensor(f"{name}.weight", (outputs, inputs), role, count)
     if bias:

@@ -19,7 +19,11 @@ def roberta(fields: Fields) -> Skeleton:
         Tensor(f"{start}.position_embeddings.weight", (longest, hidden), Role.EMBEDDING),
         *(Tensor(f"{start}.{name}", (1, longest), Role.BUFFER, itemsize=8) for name in ("position_ids", "token_type_ids")),
         *norm(f"{start}.LayerNorm", hidden, bias=True),
-        *(t for name in ("query", "key", "value") for t in linear(f"{block}.attention.self.{name}", hidden, hidden, layers, True)),
+        *(
+            t
+            for name in ("query", "key", "value")
+            for t in linear(f"{block}.attention.self.{name}", hidden, hidden, layers, True)
+        ),
         *linear(f"{block}.attention.output.dense", hidden, hidden, layers, True),
         *norm(f"{block}.attention.output.LayerNorm", hidden, layers, True),
         *linear(f"{block}.intermediate.dense", inner, hidden, layers, True),
@@ -30,7 +34,7 @@ def roberta(fields: Fields) -> Skeleton:
         Tensor("lm_head.bias", (vocabulary,), Role.NORM),
     ]
     if not fields.flag("tie_word_embeddings", True):
-        tensors += linear("lm_head.decoder", vocabulary, hidden, role=Role.HEAD)
+        tensors += linear("lm_head.decoder", vocabulary, hidden, bias=True, role=Role.HEAD)
     stack = _stack(layers, hidden, heads, hidden // heads, inner, fields.text("hidden_act", default="gelu"))
     return Skeleton(fields.model_type, tuple(tensors), (stack,), vocabulary, hidden, longest, in_chunks=False)
 
@@ -39,14 +43,20 @@ _ROOT = "roberta"
 
 
 def t5(fields: Fields) -> Skeleton:
-    """T5 and mT5: relative positions in the first layer of each stack, and a last product that stays in float32."""
+    """T5 and mT5: relative positions in the first layer of each stack, a last product that stays in float32, ends that transformers ties
+    whatever the configuration says."""
     hidden, heads, width = fields.count("d_model"), fields.count("num_heads"), fields.count("d_kv")
     inner, vocabulary = fields.count("d_ff"), fields.count("vocab_size")
     encoder, buckets = fields.count("num_layers"), fields.count("relative_attention_num_buckets", default=32)
     decoder = fields.count("num_decoder_layers", default=encoder)
-    gated = fields.text("feed_forward_proj", default="gated-gelu" if fields.model_type == "mt5" else "relu").startswith("gated-")
+    gated = fields.text("feed_forward_proj", default="gated-gelu" if fields.model_type == "mt5" else "relu").startswith(
+        "gated-"
+    )
     tensors = [Tensor("shared.weight", (vocabulary, hidden), Role.EMBEDDING)]
-    for side, layers, attentions in (("encoder", encoder, ["SelfAttention"]), ("decoder", decoder, ["SelfAttention", "EncDecAttention"])):
+    for side, layers, attentions in (
+        ("encoder", encoder, ["SelfAttention"]),
+        ("decoder", decoder, ["SelfAttention", "EncDecAttention"]),
+    ):
         block = f"{side}.block.*.layer.*"
         tensors += [
             Tensor(f"{block}.SelfAttention.relative_attention_bias.weight", (buckets, heads), Role.EMBEDDING),
@@ -55,11 +65,22 @@ def t5(fields: Fields) -> Skeleton:
             *norm(f"{block}.layer_norm", hidden, layers * (len(attentions) + 1)),
             *norm(f"{side}.final_layer_norm", hidden),
         ]
-    if not fields.flag("tie_word_embeddings", True):
-        tensors += linear("lm_head", vocabulary, hidden, role=Role.HEAD)
     act = fields.text("dense_act_fn", default="relu")
     stacks = tuple(
-        Stack(n, hidden, heads, width, heads * width, inner, gated, act, norms, rotated=False, whole_attention=True, crossed=norms == 3)
+        Stack(
+            n,
+            hidden,
+            heads,
+            width,
+            heads * width,
+            inner,
+            gated,
+            act,
+            norms,
+            rotated=False,
+            whole_attention=True,
+            crossed=norms == 3,
+        )
         for n, norms in ((encoder, 2), (decoder, 3))
     )
     return Skeleton(fields.model_type, tuple(tensors), stacks, vocabulary, hidden, None, in_chunks=False)
@@ -124,9 +145,7 @@ MODELS: dict[str, Callable[[Fields], Skeleton]] = {
 }
 
 
-def _stack(
-    layers: int, hidden: int, heads: int, head_dim: int, inner: int, activation: str, crossed: bool = False
-) -> Stack:
+def _stack(layers: int, hidden: int, heads: int, head_dim: int, inner: int, activation: str, crossed: bool = False) -> Stack:
     return Stack(
         layers=layers,
         hidden=hidden,

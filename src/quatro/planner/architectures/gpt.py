@@ -35,7 +35,11 @@ def gptj(fields: Fields) -> Skeleton:
     tensors = [
         Tensor("transformer.wte.weight", (vocabulary, hidden), Role.EMBEDDING),
         *norm(f"{block}.ln_1", hidden, layers, True),
-        *(t for name in ("k_proj", "v_proj", "q_proj", "out_proj") for t in linear(f"{block}.attn.{name}", hidden, hidden, layers)),
+        *(
+            t
+            for name in ("k_proj", "v_proj", "q_proj", "out_proj")
+            for t in linear(f"{block}.attn.{name}", hidden, hidden, layers)
+        ),
         Tensor(f"{block}.attn.embed_positions", (longest, turned), Role.BUFFER, layers),
         *linear(f"{block}.mlp.fc_in", inner, hidden, layers, True),
         *linear(f"{block}.mlp.fc_out", hidden, inner, layers, True),
@@ -104,7 +108,11 @@ def opt(fields: Fields) -> Skeleton:
         Tensor("model.decoder.embed_tokens.weight", (vocabulary, narrow), Role.EMBEDDING),
         Tensor("model.decoder.embed_positions.weight", (longest + 2, hidden), Role.EMBEDDING),
         *(t for name, count in norms if scaled for t in norm(name, hidden, count, True)),
-        *(t for name in ("k_proj", "v_proj", "q_proj", "out_proj") for t in linear(f"{block}.self_attn.{name}", hidden, hidden, layers, bias)),
+        *(
+            t
+            for name in ("k_proj", "v_proj", "q_proj", "out_proj")
+            for t in linear(f"{block}.self_attn.{name}", hidden, hidden, layers, bias)
+        ),
         *linear(f"{block}.fc1", inner, hidden, layers, bias),
         *linear(f"{block}.fc2", hidden, inner, layers, bias),
         *_head(fields, vocabulary, narrow, tied=True),

@@ -183,7 +183,11 @@ def _stacks(fields: Fields, variant: Variant, sizes: _Sizes) -> Iterator[Stack]:
     for layers, experts in ((sizes.layers - sparse, 1), (sparse, fields.count("num_experts_per_tok", default=2))):
         if not layers:
             continue
-        inner = fields.count("moe_intermediate_size", "intermediate_size") if layers == sparse else fields.count("intermediate_size")
+        inner = (
+            fields.count("moe_intermediate_size", "intermediate_size")
+            if layers == sparse
+            else fields.count("intermediate_size")
+        )
         yield Stack(
             layers=layers,
             hidden=sizes.hidden,
@@ -195,7 +199,7 @@ def _stacks(fields: Fields, variant: Variant, sizes: _Sizes) -> Iterator[Stack]:
             activation=fields.text("hidden_activation", "hidden_act", default="silu"),
             norms=4 if variant.four_norms else 2,
             norm_head=bool(variant.head_norms),
-            whole_attention=variant.sinks or variant.four_norms and fields.config.get("attn_logit_softcapping") is not None,
+            whole_attention=variant.sinks or (variant.four_norms and fields.config.get("attn_logit_softcapping") is not None),
             experts_per_token=experts,
         )
 

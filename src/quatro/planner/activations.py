@@ -71,7 +71,8 @@ def _everything() -> set[str]:
 
 def _norms(stack: Stack, settings: Settings, adapted: set[str]) -> Iterator[Kept]:
     rows, small = settings.tokens * stack.hidden, settings.tokens * (2 if stack.shifted else 1)
-    yield Kept("inputs of norms", FLOAT32 * stack.norms * (rows + small))
+    inputs = 1 if stack.parallel else stack.norms
+    yield Kept("inputs of norms", FLOAT32 * (inputs * rows + stack.norms * small))
     readers = [READ_FIRST_NORM, READ_SECOND_NORM] if stack.norms > 1 else [READ_FIRST_NORM | READ_SECOND_NORM]
     read = sum(bool(adapted & names) for names in readers) + (stack.crossed and bool(adapted & READ_FIRST_NORM))
     yield Kept("results of norms", FLOAT32 * read * rows)
@@ -83,6 +84,9 @@ def _norms(stack: Stack, settings: Settings, adapted: set[str]) -> Iterator[Kept
 def _attention(stack: Stack, settings: Settings, adapted: set[str]) -> Iterator[Kept]:
     c, tokens, times = settings.compute_bytes, settings.tokens, 2 if stack.crossed else 1
     yield Kept("queries, keys and values", times * c * tokens * (stack.queries + 2 * stack.keys))
+    if stack.joined and stack.rotated:  # values are a view of the product, which stays; the result is copied into rows
+        yield Kept("product that is cut in three", c * tokens * (stack.queries + stack.keys))
+        yield Kept("result of attention, in rows", c * tokens * stack.queries)
     yield Kept("result of attention", times * c * tokens * stack.queries, again=False)
     if stack.whole_attention:
         cast = 0 if c == FLOAT32 else c

@@ -15,6 +15,9 @@ from quatro.planner.working import loss_bytes, scratch_bytes
 
 CONTEXT_GPU = 450 << 20
 """Assumed: a CUDA context with torch's kernels loaded and its libraries' workspaces; measured ones are 300 to 600 MiB."""
+PROCESS_CPU = {2: 40 << 20, 4: 27 << 20}
+"""Measured, by the bytes of a product's number: what a process holds beyond its imports when it has trained a model of no size (its
+row in docs/planning.md): code that is mapped when first used, threads, Python's objects."""
 SIXTEEN_BITS = 2
 PARTS = (
     "weights",
@@ -171,7 +174,8 @@ def _trained(settings: Settings, trainable: int, states: int, paged: int) -> Ite
 
 def _activations(skeleton: Skeleton, settings: Settings, factors: tuple[Factors, ...]) -> Iterator[tuple[str, Part]]:
     """Kept through the whole forward pass; and the most that comes on top: the loss, or one layer's backward."""
-    kept, again = FLOAT32 * settings.tokens * skeleton.hidden, 0
+    whole_model = settings.checkpointing == "none"  # then the first norm keeps nothing and the last one something
+    kept, again = 0 if whole_model else FLOAT32 * settings.tokens * skeleton.hidden, 0
     for stack in skeleton.stacks:
         whole = sum(one.bytes for one in kept_by_layer(stack, settings, factors))
         held = _held(whole, layer_input(stack, settings), products(stack, settings), settings)
@@ -201,5 +205,10 @@ def _held(whole: int, input_bytes: int, product_bytes: int, settings: Settings) 
 
 def _working(skeleton: Skeleton, settings: Settings) -> Iterator[tuple[str, Part]]:
     yield "scratch", Part(scratch_bytes(skeleton, settings), "one buffer for products with 4-bit weights, sized to the largest")
-    if settings.device == "gpu":
+    if settings.device == "cpu":
+        yield (
+            "process",
+            Part(PROCESS_CPU[settings.compute_bytes], "measured on a model of no size: code, threads, Python's objects"),
+        )
+    else:
         yield "CUDA context", Part(CONTEXT_GPU, "assumed: context, kernels and library workspaces")

@@ -13,6 +13,8 @@ class Stack:
     goes through. gated: whether that is a product of two. norms: of rows of `hidden`. norm_head: whether queries and keys have
     norms of their own. shifted: LayerNorm, not RMSNorm. whole_attention: whether all scores are in memory, heads x length a
     token. activation: its name. crossed: whether a second attention reads the encoder.
+    parallel: whether attention and feed-forward read the same hidden states. joined: whether one
+    product gives queries, keys and values.
     """
 
     layers: int
@@ -29,6 +31,8 @@ class Stack:
     whole_attention: bool = False
     rotated: bool = True
     crossed: bool = False
+    parallel: bool = False
+    joined: bool = False
     experts_per_token: int = 1
 
     @property

@@ -32,7 +32,8 @@ def scratch_bytes(skeleton: Skeleton, settings: Settings) -> int:
         return 0
     if settings.device == "gpu":
         return max(outputs * inputs for outputs, inputs in shapes) * settings.compute_bytes
-    panel = PANEL_BYTES if settings.compute_bytes != DTYPES[settings.dtype] else 0
+    head = skeleton.vocabulary * skeleton.hidden * settings.compute_bytes
+    panel = min(PANEL_BYTES, head) if settings.compute_bytes != DTYPES[settings.dtype] else 0
     return max(panel, *(_on_cpu(outputs, inputs, settings) for outputs, inputs in shapes))
 
 

@@ -1,6 +1,7 @@
 """Decoders with LayerNorm and a feed-forward block of two products: GPT-2, GPT-J, GPT-NeoX, GPT-Neo, OPT, BLOOM."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from quatro.planner.architectures.rotary import rotary
 from quatro.planner.fields import Fields
@@ -91,6 +92,7 @@ def gpt_neox(fields: Fields) -> Skeleton:
         *rotary(fields, "gpt_neox", hidden // heads, 0.25),
     ]
     stack = _stack(fields, layers, hidden, heads, inner, default="gelu")
+    stack = replace(stack, parallel=fields.flag("use_parallel_residual", True), joined=True)
     return Skeleton("gpt_neox", tuple(tensors), (stack,), vocabulary, hidden, longest)
 
 

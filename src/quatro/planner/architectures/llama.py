@@ -200,6 +200,7 @@ def _stacks(fields: Fields, variant: Variant, sizes: _Sizes) -> Iterator[Stack]:
             norms=4 if variant.four_norms else 2,
             norm_head=bool(variant.head_norms),
             whole_attention=variant.sinks or (variant.four_norms and fields.config.get("attn_logit_softcapping") is not None),
+            joined=variant.joined,
             experts_per_token=experts,
         )
 

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from quatro.format.spec import QuantSpec
     from quatro.integrations.config import QuatroConfig
     from quatro.integrations.loading import load
+    from quatro.integrations.planning import plan
     from quatro.integrations.saving import save
     from quatro.kernels.dispatch import backends, use_backend
-    from quatro.planner.asking import plan
     from quatro.tensor.codebook import codebook
     from quatro.tensor.quantized import QuantizedTensor, quantize
 
@@ -47,7 +47,7 @@ _HOMES = {
     "codebook": "quatro.tensor.codebook",
     "load": "quatro.integrations.loading",
     "merge": "quatro.integrations.merging",
-    "plan": "quatro.planner.asking",
+    "plan": "quatro.integrations.planning",
     "quantize": "quatro.tensor.quantized",
     "save": "quatro.integrations.saving",
     "use_backend": "quatro.kernels.dispatch",

@@ -84,7 +84,7 @@ def test_a_model_is_named_in_any_of_four_ways(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     expected = plan("llama-7b").total
     found = [quatro.plan(config), quatro.plan(tmp_path), quatro.plan(str(tmp_path / "config.json"))]
-    found.append(quatro.plan("owner/llama", fetch=lambda name: config if name == "owner/llama" else {}))
+    found.append(plan("owner/llama", fetch=lambda name: config if name == "owner/llama" else {}))
     assert [one.total for one in found] == [expected] * 4
 
 

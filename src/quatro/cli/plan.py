@@ -118,9 +118,9 @@ def _fetch(name: str) -> Mapping[str, Any]:
     if err.is_terminal:
         say(f"{name} is no directory here; looking for its config.json on the hub", "dim")
     with busy(f"asking the hub for {name}"):
-        from quatro.integrations.hub import config_of
+        from quatro.integrations.planning import fetch
 
-        return config_of(name)
+        return fetch(name)
 
 
 def _size(option: str, text: str) -> int:

@@ -53,7 +53,7 @@ def draw(file: Path, model: str, plans: "Mapping[str, Plan]", titles: Mapping[st
     if limit is not None:
         axes.axhline(limit / GIB, color="black", linestyle="--", linewidth=1)
         axes.annotate(
-            bytes_text(limit), (len(plans) - 0.52, limit / GIB), (0, 3), textcoords="offset points", ha="right", fontsize=9
+            bytes_text(limit), (len(plans) - 0.7, limit / GIB), (0, 3), textcoords="offset points", ha="right", fontsize=9
         )
     settings = next(iter(plans.values())).settings
     axes.set_title(f"{model}: batch {settings.batch}, length {settings.length}, r={settings.r}, {settings.optim}", fontsize=10)

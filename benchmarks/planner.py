@@ -48,6 +48,7 @@ class Run:
     length: int = 512
     batch: int = 1
     r: int = 16
+    accumulation: int = 1
     dropout: float = 0.0
     checkpointing: str = "none"
     optim: str = "adamw_torch_fused"
@@ -63,6 +64,7 @@ class Run:
             targets=self.targets,
             batch=self.batch,
             length=self.length,
+            accumulation=self.accumulation,
             optim=self.optim,
             checkpointing=self.checkpointing,
             dropout=self.dropout,
@@ -93,6 +95,7 @@ RUNS = {
     "llama 16, dropout": Run("Llama", {**LLAMA, "num_hidden_layers": 16}, length=512, dropout=0.05, r=8),
     "llama 4, long": Run("Llama", {**LLAMA, "num_hidden_layers": 4}, length=2048),
     "llama 8, r=128": Run("Llama", {**LLAMA, "num_hidden_layers": 8}, length=256, r=128, optim="adamw_torch"),
+    "llama 8, r=128, accumulated": Run("Llama", {**LLAMA, "num_hidden_layers": 8}, length=256, r=128, accumulation=2),
     "llama 8, q and v": Run("Llama", {**LLAMA, "num_hidden_layers": 8}, batch=2, targets=["q_proj", "v_proj"]),
     "qwen3 6, rmsprop": Run("Qwen3", QWEN3, batch=2, optim="rmsprop"),
     "gpt2 12": Run("GPT2", GPT2, batch=2),
@@ -133,7 +136,18 @@ def measured(name: str, threads: int) -> dict[str, Any]:
     return {
         **{
             key: getattr(run, key)
-            for key in ("config", "batch", "length", "r", "dropout", "checkpointing", "optim", "bf16", "targets")
+            for key in (
+                "config",
+                "batch",
+                "length",
+                "accumulation",
+                "r",
+                "dropout",
+                "checkpointing",
+                "optim",
+                "bf16",
+                "targets",
+            )
         },
         "planned": plan.total,
         "parts": {part: found.bytes for part, found in plan.parts.items()},
@@ -188,7 +202,7 @@ def work(run: Run, directory: str) -> None:
                 "eval_strategy": "no",
                 "save_strategy": "no",
                 "per_device_train_batch_size": run.batch,
-                "gradient_accumulation_steps": 1,
+                "gradient_accumulation_steps": run.accumulation,
                 "max_steps": STEPS,
                 "optim": run.optim,
                 "bf16": run.bf16,

@@ -54,6 +54,14 @@ def test_checkpointing_keeps_fewer_activations(asked: Settings) -> None:
     assert kept == sorted(kept, reverse=True)
 
 
+@given(ASKED)
+def test_gradients_stand_only_where_batches_are_accumulated(asked: Settings) -> None:
+    once, often = (plan_skeleton(LLAMA, replace(asked, accumulation=number)) for number in (1, 2))
+    size = often.parts["gradients"].bytes
+    step = sum(often.parts[name].bytes for name in ("activations", "in passing"))
+    assert often.total - once.total == min(size, step)
+
+
 def test_qlora_takes_less_than_lora_and_lora_less_than_full() -> None:
     found = side_by_side(skeleton_of(KNOWN["llama-7b"]), Settings(optim="adamw_torch", checkpointing="all"))
     assert found["qlora"].total < found["lora"].total < found["full"].total

@@ -40,6 +40,7 @@ def plan(
     targets: Annotated[str, typer.Option(help="all-linear, or layer names: q_proj,v_proj.")] = "all-linear",
     batch: Annotated[int, typer.Option(help="Sequences a step.")] = 1,
     length: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 512,
+    accumulation: Annotated[int, typer.Option(help="Batches a step; with 1, gradients do not stand.")] = 4,
     optim: Annotated[
         str, typer.Option(help="transformers' name, such as adamw_torch or paged_adamw_8bit.")
     ] = "paged_adamw_32bit",
@@ -74,6 +75,7 @@ def plan(
         "targets": targets if targets == "all-linear" else [name.strip() for name in targets.split(",") if name.strip()],
         "batch": batch,
         "length": length,
+        "accumulation": accumulation,
         "optim": optim,
         "budget": budget,
         "checkpointing": checkpointing,

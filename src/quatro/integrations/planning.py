@@ -12,7 +12,7 @@ def plan(model: str | Path | Mapping[str, Any], **settings: Any) -> Plan:
     """What training `model` takes, part by part: .total and .parts in bytes, .fits("12GiB"), .table().
 
     model: the values of a config.json; a path to one, or to a model's directory; a published name ("llama-7b", "gpt-j-6b"); or a hub
-        id, of which only config.json is downloaded. settings: method ("full", "lora", "qlora"), r, targets, batch, length, optim,
+        id, of which only config.json is downloaded. settings: method ("full", "lora", "qlora"), r, targets, batch, length, accumulation, optim,
         checkpointing ("none", "products", "all"), dropout, dtype, compute, device ("gpu", "cpu"), budget, threads, spec.
     Raises InputError for what cannot be meant, CheckpointError for a configuration that cannot be read, MachineError for a hub out of
     reach. Needs no torch.

@@ -21,7 +21,7 @@ def plan(model: Model, *, fetch: Fetch | None = None, **settings: Any) -> Plan:
     """What training `model` takes, part by part.
 
     model: the values of a config.json; a path to one, or to a model's directory; a published name ("llama-7b", "gpt-j-6b"); or, with
-        `fetch`, a hub id. settings: the fields of quatro.planner.settings.Settings: method, r, targets, batch, length, optim,
+        `fetch`, a hub id. settings: the fields of quatro.planner.settings.Settings: method, r, targets, batch, length, accumulation, optim,
         checkpointing, dropout, dtype, compute, device, budget, threads, spec.
     Raises InputError for what cannot be meant, CheckpointError for a file that cannot be read.
     """

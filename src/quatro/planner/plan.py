@@ -109,12 +109,14 @@ def plan_skeleton(skeleton: Skeleton, settings: Settings) -> Plan:
     trainable = skeleton.parameters if settings.method == "full" else sum(one.parameters for one in factors)
     states = settings.optimizer.state_bytes(_trained_tensors(skeleton, factors))
     paged = max(0, states - settings.resident_budget) if settings.optimizer.paged else 0
+    step = dict(_activations(skeleton, settings, factors))
     parts = {
         name: part
         for name, part in (
             *_weights(skeleton, settings),
             *_trained(settings, trainable, states, paged),
-            *_activations(skeleton, settings, factors),
+            ("gradients", _gradients(settings, trainable, sum(part.bytes for part in step.values()))),
+            *step.items(),
             *_working(skeleton, settings),
         )
         if part.bytes
@@ -162,14 +164,20 @@ def _dense_dtype(settings: Settings) -> tuple[int, str]:
 
 
 def _trained(settings: Settings, trainable: int, states: int, paged: int) -> Iterator[tuple[str, Part]]:
-    if settings.method == "full":
-        size, _ = _dense_dtype(settings)
-        yield "gradients", Part(size * trainable, f"{size} bytes a parameter")
-    else:
+    if settings.method != "full":
         yield "adapters", Part(FLOAT32 * trainable, f"{trainable:,} trained numbers in float32")
-        yield "gradients", Part(FLOAT32 * trainable, "float32, of the adapters only")
     kept = f"; {settings.resident_budget / 2**20:,.0f} MiB of it resident" if paged else ""
     yield "optimizer states", Part(states - paged, f"{settings.optim}: {settings.optimizer.words}{kept}")
+
+
+def _gradients(settings: Settings, trainable: int, step: int) -> Part:
+    """They stand through a step if batches are accumulated; else they come while activations go, and count where they are more."""
+    size, what = (_dense_dtype(settings)[0], "") if settings.method == "full" else (FLOAT32, ", of the adapters only")
+    if settings.accumulation > 1:
+        return Part(size * trainable, f"{size} bytes a trained parameter{what}")
+    return Part(
+        max(0, size * trainable - step), f"{size} bytes a trained parameter{what}, beyond the activations whose place they take"
+    )
 
 
 def _activations(skeleton: Skeleton, settings: Settings, factors: tuple[Factors, ...]) -> Iterator[tuple[str, Part]]:

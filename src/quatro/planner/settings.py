@@ -21,7 +21,7 @@ DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
 class Settings:
     """One training run, checked at birth. Raises InputError.
 
-    batch: sequences a step; length: tokens of each. dtype: of the checkpoint's numbers; compute: of products, under autocast if 16
+    batch: sequences a step; length: tokens of each; accumulation: batches before an optimizer's step. dtype: of the checkpoint's numbers; compute: of products, under autocast if 16
     bits. budget: bytes of optimizer states that stay resident where they are paged. threads: that a CPU computes with.
     """
 
@@ -30,6 +30,7 @@ class Settings:
     targets: str | Sequence[str] = ALL_LINEAR
     batch: int = 1
     length: int = 512
+    accumulation: int = 4
     optim: str = "paged_adamw_32bit"
     checkpointing: str = "none"
     dropout: float = 0.05
@@ -46,7 +47,7 @@ class Settings:
         _check_word("checkpointing", self.checkpointing, CHECKPOINTING)
         _check_word("dtype", self.dtype, DTYPES)
         _check_word("compute", self.compute, DTYPES)
-        for name in ("batch", "length", "threads", "r"):
+        for name in ("batch", "length", "accumulation", "threads", "r"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name} must be a whole number of 1 or more, got {value!r}")

@@ -199,7 +199,7 @@ def _stacks(fields: Fields, variant: Variant, sizes: _Sizes) -> Iterator[Stack]:
             activation=fields.text("hidden_activation", "hidden_act", default="silu"),
             norms=4 if variant.four_norms else 2,
             norm_head=bool(variant.head_norms),
-            whole_attention=variant.sinks or (variant.four_norms and fields.config.get("attn_logit_softcapping") is not None),
+            whole_attention=variant.sinks or (variant.four_norms and _caps(fields, "attn_logit_softcapping")),
             joined=variant.joined,
             experts_per_token=experts,
         )
@@ -209,4 +209,9 @@ def _bends_its_loss(fields: Fields, variant: Variant) -> bool:
     """Whether the loss is more than the head's cross-entropy: a cap on logits, or one for the router."""
     if variant.experts:
         return fields.flag("output_router_logits", False)
-    return fields.config.get("final_logit_softcapping") is not None
+    return _caps(fields, "final_logit_softcapping")
+
+
+def _caps(fields: Fields, name: str) -> bool:
+    """Whether a number is given; Gemma 2 caps where its configuration says nothing."""
+    return fields.config.get(name, 1.0 if fields.model_type == "gemma2" else None) is not None

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from quatro.format.spec import QuantSpec
     from quatro.integrations.config import QuatroConfig
     from quatro.integrations.loading import load
+    from quatro.integrations.planning import plan
     from quatro.integrations.saving import save
     from quatro.kernels.dispatch import backends, use_backend
     from quatro.tensor.codebook import codebook
@@ -31,6 +32,7 @@ __all__ = [
     "load",
     "merge",
     "nn",
+    "plan",
     "quantize",
     "save",
     "use_backend",
@@ -45,6 +47,7 @@ _HOMES = {
     "codebook": "quatro.tensor.codebook",
     "load": "quatro.integrations.loading",
     "merge": "quatro.integrations.merging",
+    "plan": "quatro.integrations.planning",
     "quantize": "quatro.tensor.quantized",
     "save": "quatro.integrations.saving",
     "use_backend": "quatro.kernels.dispatch",

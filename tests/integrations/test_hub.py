@@ -118,3 +118,18 @@ def test_a_hubs_refusal_is_one_sentence(hub: str, tmp_path: Path, name: str, rev
 def test_a_hub_that_does_not_answer_is_one_sentence(tmp_path: Path) -> None:
     said = loaded("http://127.0.0.1:9", tmp_path, "company/model")
     assert said.startswith("1 company/model is not in the cache, and the hub cannot be reached")
+
+
+PLAN = """
+import sys
+import quatro
+print(quatro.plan("company/model", r=2).parameters, sorted({"torch", "transformers"} & sys.modules.keys()))
+"""
+
+
+def test_a_plan_reads_the_configuration_only_and_without_torch(hub: str, tmp_path: Path) -> None:
+    settings = {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run([sys.executable, "-c", PLAN], capture_output=True, text=True, env={**os.environ, **settings})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["103232", "[]"]
+    assert {path.name for path in tmp_path.rglob("snapshots/*/*")} == {"config.json"}

@@ -8,11 +8,11 @@ from typing import Annotated, NoReturn
 import typer
 
 import quatro
-from quatro.cli import bench, chat, compare, demo, doctor, merge, quantize, train
+from quatro.cli import bench, chat, compare, demo, doctor, merge, plan, quantize, train
 from quatro.cli.console import settle
 from quatro.cli.door import TERMINATED, Door, take_debug
 
-VERBS = (demo, doctor, quantize, train, chat, compare, merge, bench)
+VERBS = (demo, doctor, plan, quantize, train, chat, compare, merge, bench)
 
 app = typer.Typer(
     name="quatro",

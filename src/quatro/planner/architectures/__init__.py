@@ -1,0 +1,1 @@
+"""From a configuration to a skeleton, one file per family of models."""

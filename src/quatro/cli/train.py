@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quatro.cli.amounts import bytes_text
 from quatro.cli.console import busy, emit_json, err, out
 from quatro.cli.models import model_path
 from quatro.format.errors import RecipeError
@@ -31,6 +32,7 @@ def train(
     output_dir: Annotated[str | None, typer.Option(help="Where the adapter, checkpoints and the report go.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, or fail if there is none.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that output_dir holds.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Start although the plan says that memory will not do.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check recipe and data, show both, and train nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -49,7 +51,7 @@ def train(
         return
     with busy("loading libraries"):
         from quatro.train.run import train as run
-    result = run(recipe, resume=resume, overwrite=overwrite, console=err)
+    result = run(recipe, resume=resume, overwrite=overwrite, force=force, console=err)
     if as_json:
         emit_json(result.as_dict())
     else:
@@ -105,8 +107,15 @@ def show_plan(recipe: "Recipe", resume: bool, overwrite: bool, as_json: bool) ->
         emit_json(plan)
         return
     print(yaml.safe_dump(plan["recipe"], sort_keys=False, allow_unicode=True))
-    for line in [*data.summary.lines(), f"{plan['steps']:,} steps"]:
+    for line in [*data.summary.lines(), f"{plan['steps']:,} steps", *_memory_line(plan["memory"])]:
         print(line)
+
+
+def _memory_line(memory: dict[str, Any] | None) -> list[str]:
+    if memory is None:
+        return []
+    free = f", {bytes_text(memory['free'])} free" if memory["free"] else ""
+    return [f"memory planned {bytes_text(memory['planned'])}{free}"]
 
 
 def show(result: "Result") -> None:

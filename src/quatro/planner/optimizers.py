@@ -1,7 +1,7 @@
 """Bytes of an optimizer's states: moments in 32 or 8 bits, resident or paged.
 
-Source of the 8-bit rule: bitsandbytes and quatro.optim: blocks of 256 with a float32 absmax each, tensors of fewer than 4096 numbers
-stay in 32 bits.
+8-bit states are in blocks of 256 with a float32 absmax each. bitsandbytes' leave tensors of fewer than 4096 numbers in 32 bits; paged ones
+are quatro.optim's, where every tensor is in 8 bits and begins at a block of its own.
 """
 
 from collections.abc import Iterable
@@ -26,7 +26,9 @@ class Optimizer:
         return sum(count * self._of_tensor(size) for size, count in tensors)
 
     def _of_tensor(self, size: int) -> int:
-        if self.bits == 32 or size < SMALLEST:
+        if self.paged:
+            size = -(-size // BLOCK) * BLOCK
+        if self.bits == 32 or (size < SMALLEST and not self.paged):
             return 4 * size * self.moments
         return self.moments * (size + 4 * -(-size // BLOCK))
 
@@ -37,7 +39,8 @@ class Optimizer:
             return "no states"
         if self.bits == 32:
             return f"{4 * self.moments} bytes a trained parameter"
-        return f"{self.moments} bytes a trained parameter, a float32 scale for {BLOCK}; below {SMALLEST} numbers a tensor is in 32 bits"
+        small = "" if self.paged else f"; below {SMALLEST} numbers a tensor is in 32 bits"
+        return f"{self.moments} bytes a trained parameter, a float32 scale for {BLOCK}{small}"
 
 
 OPTIMIZERS = {

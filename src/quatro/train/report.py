@@ -6,6 +6,7 @@ import yaml
 
 from quatro.train.curve import points
 from quatro.train.directory import FIGURE, RECIPE
+from quatro.train.memory import size_text
 from quatro.train.result import Result
 
 
@@ -45,8 +46,14 @@ def _facts(result: Result) -> str:
         ("steps", f"{result.steps:,} ({result.epochs:.2f} epochs){resumed}"),
         ("time in training", f"{result.seconds:,.1f} s"),
         ("speed", f"{result.tokens_per_second:,.0f} tokens per second"),
+        ("memory at its peak", _memory(result)),
     ]
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def _memory(result: Result) -> str:
+    told = {"measured": result.memory_measured, "planned": result.memory_planned}
+    return ", ".join(f"{name} {size_text(size)}" if size is not None else f"not {name}" for name, size in told.items())
 
 
 def _data(result: Result) -> str:

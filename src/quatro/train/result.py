@@ -15,6 +15,7 @@ class Result:
 
     trainable, parameters: true weights, one for each, also in 4 bits. seconds, tokens_per_second: of training in this process,
     without evaluation. resumed_from: the step this process went on from, None if it began the run.
+    memory_planned, memory_measured: bytes at the peak, above what the process took before; None where nobody can say.
     template: the chat template that turns were rendered with, None for plain texts and completions.
     """
 
@@ -33,6 +34,8 @@ class Result:
     tokens_per_second: float
     trainable: int
     parameters: int
+    memory_planned: int | None
+    memory_measured: int | None
     resumed_from: int | None
 
     @property

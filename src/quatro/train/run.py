@@ -20,6 +20,7 @@ from quatro.train.apart import check_documents_stay_apart
 from quatro.train.arguments import training_arguments
 from quatro.train.curve import draw_losses, points
 from quatro.train.directory import FIGURE, LOG, REPORT, RunDirectory, open_directory
+from quatro.train.memory import PeakMemory, RunPlan, free_memory, run_plan
 from quatro.train.model import adapted_model, reading_length, weight_counts
 from quatro.train.optimizer import check_budget, paged_optimizer
 from quatro.train.progress import ShowProgress
@@ -31,24 +32,37 @@ from quatro.train.stopping import StopWhenAsked
 from quatro.train.trainer import QuatroTrainer
 
 
-def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, console: Console | None = None) -> Result:
+def train(
+    recipe: Recipe, *, resume: bool = False, overwrite: bool = False, force: bool = False, console: Console | None = None
+) -> Result:
     """Train an adapter as the recipe says and write it, with its checkpoints and a report, to recipe.output_dir.
 
     The same recipe's unfinished run goes on from its last checkpoint, to the same losses. resume: insist on that. overwrite:
-    replace a run that is there. console: where to tell what happens; None is silent. Raises QuatroError's family.
+    replace a run that is there. force: start although the plan says that memory will not do. console: where to tell what happens; None is
+    silent. Raises QuatroError's family.
     """
+    memory = PeakMemory()
     console = console or Console(quiet=True)
     recipe, tokenizer = resolve(recipe)
     directory = open_directory(recipe, resume, overwrite)
     data = prepare_data(recipe, tokenizer)
-    _tell(console, data.summary.lines())
+    plan = run_plan(recipe, longest(recipe, data))
+    _tell(console, [*data.summary.lines(), *([] if plan is None else [plan.line()])])
+    if plan is not None and not force:
+        plan.check(free_memory())
     set_seed(recipe.train["seed"])
     model = adapted_model(recipe)
     check_budget(recipe, model)
     if recipe.data.packing:
         check_documents_stay_apart(model, model.get_input_embeddings().weight.shape[0])
     directory.begin(recipe)
-    return _Run(recipe, tokenizer, data, model, directory, console).done()
+    return _Run(recipe, tokenizer, data, model, directory, console, plan, memory).done()
+
+
+def longest(recipe: Recipe, data: Prepared) -> int:
+    """Tokens of the longest sequence that a batch can have."""
+    limit = recipe.data.max_length or 0
+    return limit if recipe.data.packing else int(data.train.lengths.max())
 
 
 def resolve(recipe: Recipe) -> tuple[Recipe, PreTrainedTokenizerBase]:
@@ -83,7 +97,10 @@ class _Run:
         model: PeftModel,
         directory: RunDirectory,
         console: Console,
+        plan: RunPlan | None,
+        memory: PeakMemory,
     ) -> None:
+        self.plan, self.memory = plan, memory
         self.recipe, self.tokenizer, self.data, self.model = recipe, tokenizer, data, model
         self.directory, self.console = directory, console
         self.shown, self.stop = ShowProgress(console), StopWhenAsked(console)
@@ -161,6 +178,8 @@ class _Run:
             tokens_per_second=self.trainer.tokens_trained / max(seconds, 1e-9),
             trainable=trainable,
             parameters=parameters,
+            memory_planned=None if self.plan is None else self.plan.plan.total,
+            memory_measured=self.memory.bytes(),
             resumed_from=int(self.directory.checkpoint.name.rpartition("-")[2]) if self.directory.checkpoint else None,
         )
 
@@ -190,4 +209,6 @@ def planned(recipe: Recipe, data: Prepared) -> dict[str, Any]:
     per_epoch = max(1, -(-batches // args["gradient_accumulation_steps"]))
     limit = args.get("max_steps", -1)
     steps = limit if limit > 0 else -(-int(per_epoch * args["num_train_epochs"] * 1000) // 1000)
-    return {"recipe": recipe.as_dict(), "data": data.summary.as_dict(), "rows": rows, "steps": steps}
+    plan = run_plan(recipe, longest(recipe, data))
+    memory = None if plan is None else {"planned": plan.plan.total, "free": free_memory()}
+    return {"recipe": recipe.as_dict(), "data": data.summary.as_dict(), "rows": rows, "steps": steps, "memory": memory}

@@ -45,6 +45,7 @@ bench: $(VENV)/.dev ## measure against bitsandbytes and dense torch, after check
 	$(BIN)/python benchmarks/products.py --figure docs/products.png
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/generate.py
+	$(BIN)/python benchmarks/planner.py
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -8,7 +8,7 @@ configuration; nothing in it is fitted to these runs. One row is a model of no s
 
 Each run is measured twice. With MALLOC_MMAP_THRESHOLD_=131072 the C library gives a tensor's memory back when it is let go, so that
 resident memory is what the run needs; that is what is planned. As glibc is by default it keeps memory between tensors, which is
-faster: `default glibc` shows how much more that is. It differs by some percent from run to run.
+faster: `default glibc` shows how much more that is. It differs from run to run.
 """
 
 import argparse

@@ -50,6 +50,11 @@ def test_one_method_shows_its_formulas(capsys: pytest.CaptureFixture[str]) -> No
     assert "3,670,016 trained numbers" in said
 
 
+def test_a_plan_for_a_cpu_says_what_the_c_library_adds(capsys: pytest.CaptureFixture[str]) -> None:
+    app(["plan", "llama-7b", "--device", "cpu"], standalone_mode=False)
+    assert "MALLOC_MMAP_THRESHOLD_" in capsys.readouterr().err
+
+
 def test_json_holds_plain_bytes(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(answer(capsys, "llama-7b", "--json", "--fits", "12GiB", "--assume", "paper"))
     assert found["parameters"] == 6_738_415_616

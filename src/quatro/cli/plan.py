@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 ASSUMPTIONS = ("paper",)
 TITLES = {"full": "full, 16 bits", "lora": "LoRA, 16-bit base", "qlora": "QLoRA, 4 bits"}
 
+MALLOC = (
+    "glibc keeps freed memory between tensors and takes 14 to 108 % more than this (docs/planning.md); MALLOC_MMAP_THRESHOLD_=131072 in a "
+    "run's environment keeps it to its need, at the price of some time"
+)
+
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
@@ -192,6 +197,8 @@ def show(
     if limit is not None:
         out.print(_ways_table(ways, limit))
     out.print(_rank_table(told, skeleton))
+    if first.device == "cpu":
+        say(MALLOC, "dim")
 
 
 def _side_by_side(plans: "Mapping[str, Plan]", limit: int | None) -> "Table":

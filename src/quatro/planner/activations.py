@@ -118,7 +118,9 @@ def _adapters(stack: Stack, settings: Settings, factors: Sequence[Factors]) -> I
     if settings.dropout:
         inputs = sum(one.inputs * _each(one, stack) for one in here if one.stacked == 1)
         yield Kept("masks of dropout", settings.tokens * inputs)
-    if settings.method == "lora":
+    if (
+        settings.method == "lora" and settings.compute_bytes != FLOAT32
+    ):  # each adapter has its own copy in the dtype of products
         inputs = sum(one.inputs * _each(one, stack) for one in here if one.stacked == 1)
         yield Kept("inputs of adapters", settings.compute_bytes * settings.tokens * inputs)
 

@@ -1,5 +1,7 @@
 """A run is planned before it starts, refused where it cannot fit, and reports what it took beside the plan."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,3 +82,24 @@ def test_peaks_are_seen_and_free_memory_is_a_number() -> None:
     torch.ones(25_000_000)
     assert memory.bytes() > 90_000_000
     assert 0 < free_memory() < 1 << 50
+
+
+def test_where_memory_is_short_what_is_freed_goes_back_at_once(
+    recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(run, "give_back_at_once", lambda: asked.append(True) or True)
+    plan = run_plan(recipe(), 50)
+    for free, expected in ((plan.plan.total * 2, 0), (int(plan.plan.total * 1.2), 1)):
+        monkeypatch.setattr(run, "free_memory", lambda free=free: free)
+        run._make_room(plan, force=False)
+        assert len(asked) == expected
+    assert "memory is short" in caplog.text
+
+
+def test_the_c_library_takes_the_order() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from quatro.train.memory import give_back_at_once; print(give_back_at_once())"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() in ("True", "False")

@@ -1,5 +1,6 @@
 """A run, from a recipe to an adapter with its report."""
 
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from quatro.train.apart import check_documents_stay_apart
 from quatro.train.arguments import training_arguments
 from quatro.train.curve import draw_losses, points
 from quatro.train.directory import FIGURE, LOG, REPORT, RunDirectory, open_directory
-from quatro.train.memory import PeakMemory, RunPlan, free_memory, run_plan
+from quatro.train.memory import PeakMemory, RunPlan, free_memory, give_back_at_once, run_plan
 from quatro.train.model import adapted_model, reading_length, weight_counts
 from quatro.train.optimizer import check_budget, paged_optimizer
 from quatro.train.progress import ShowProgress
@@ -30,6 +31,8 @@ from quatro.train.result import Result
 from quatro.train.saving import save_adapter
 from quatro.train.stopping import StopWhenAsked
 from quatro.train.trainer import QuatroTrainer
+
+logger = logging.getLogger("quatro")
 
 
 def train(
@@ -48,8 +51,8 @@ def train(
     data = prepare_data(recipe, tokenizer)
     plan = run_plan(recipe, longest(recipe, data))
     _tell(console, [*data.summary.lines(), *([] if plan is None else [plan.line()])])
-    if plan is not None and not force:
-        plan.check(free_memory())
+    if plan is not None:
+        _make_room(plan, force)
     set_seed(recipe.train["seed"])
     model = adapted_model(recipe)
     check_budget(recipe, model)
@@ -57,6 +60,15 @@ def train(
         check_documents_stay_apart(model, model.get_input_embeddings().weight.shape[0])
     directory.begin(recipe)
     return _Run(recipe, tokenizer, data, model, directory, console, plan, memory).done()
+
+
+def _make_room(plan: RunPlan, force: bool) -> None:
+    """Refuse what cannot fit; where it barely does, let freed memory go back at once."""
+    free = free_memory()
+    if not force:
+        plan.check(free)
+    if plan.is_short(free) and give_back_at_once():
+        logger.warning("memory is short, so what is freed goes back to the system at once; steps take about a third longer")
 
 
 def longest(recipe: Recipe, data: Prepared) -> int:

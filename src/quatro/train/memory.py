@@ -80,7 +80,7 @@ def free_memory() -> int | None:
 def give_back_at_once() -> bool:
     """Let the C library return every larger tensor's pages when it is freed, as plans assume; whether it has such a switch.
 
-    glibc's heap keeps them in gaps between other tensors otherwise: 14 to 108 % more than a run needs (docs/planning.md). Pages that come
+    glibc's heap keeps them in gaps between other tensors otherwise: 14 to 95 % more than a run needs (docs/planning.md). Pages that come
     anew are zeroed first, so steps take a third longer.
     """
     try:

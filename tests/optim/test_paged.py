@@ -1,6 +1,7 @@
 """Optimizers with a budget: the same bits for any of them, and what torch, schedulers and checkpoints expect."""
 
 import errno
+import gc
 import io
 import os
 from pathlib import Path
@@ -334,3 +335,16 @@ def test_integers_and_sparse_gradients_are_refused():
     embedding(torch.tensor([1])).sum().backward()
     with pytest.raises(InputError, match="sparse"):
         PagedAdamW(embedding.parameters()).step()
+
+
+def test_an_optimizer_that_is_let_go_holds_no_file(tmp_path: Path):
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    trained(PagedAdamW, 32, budget=2 * PAGE, page_size=PAGE, directory=tmp_path)
+    gc.collect()
+    before = descriptors()
+    for _ in range(3):
+        trained(PagedAdamW, 32, budget=2 * PAGE, page_size=PAGE, directory=tmp_path)
+    gc.collect()
+    assert descriptors() == before

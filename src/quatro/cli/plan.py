@@ -24,7 +24,7 @@ ASSUMPTIONS = ("paper",)
 TITLES = {"full": "full, 16 bits", "lora": "LoRA, 16-bit base", "qlora": "QLoRA, 4 bits"}
 
 MALLOC = (
-    "glibc keeps freed memory between tensors and takes 14 to 108 % more than this (docs/planning.md); MALLOC_MMAP_THRESHOLD_=131072 in a "
+    "glibc keeps freed memory between tensors and takes 14 to 95 % more than this (docs/planning.md); MALLOC_MMAP_THRESHOLD_=131072 in a "
     "run's environment keeps it to its need, at the price of some time"
 )
 

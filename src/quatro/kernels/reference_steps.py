@@ -17,18 +17,30 @@ ZERO, ONE = {True: 127, False: 0}, 255
 @torch.no_grad()
 def optimizer_step(updates: list[Update], rule: str, bits: int) -> None:
     """Move parameters and states in place. rule: "adamw" or "lion". bits: 32 or 8, of the states."""
+    together: dict[Scalars, list[Update]] = {}
     for update in updates:
-        states = list(update.states)
+        together.setdefault(update.scalars, []).append(update)
+    for scalars, group in together.items():
+        states = [_read(update, bits) for update in group]
+        parameters, gradients = [update.parameter for update in group], [update.gradient for update in group]
+        moments = [list(moment) for moment in zip(*states, strict=True)]
+        (_adamw if rule == "adamw" else _lion)(parameters, gradients, moments, scalars)
         if bits == 8:
-            states = [read_states(c, a, signed=not i) for i, (c, a) in enumerate(zip(states, update.absmax, strict=True))]
-        moved = (_adamw if rule == "adamw" else _lion)(update.parameter, update.gradient, states, update.scalars)
-        for i, (stored, state) in enumerate(zip(update.states, moved, strict=True)):
-            if bits == 8:
-                codes, absmax = write_states(state, signed=not i)
-                stored.copy_(codes)
-                update.absmax[i].copy_(absmax)
-            else:
-                stored.copy_(state)
+            for update, moved in zip(group, zip(*moments, strict=True), strict=True):
+                _write(update, moved)
+
+
+def _read(update: Update, bits: int) -> list[Tensor]:
+    if bits == 32:
+        return list(update.states)
+    return [read_states(c, a, signed=not i) for i, (c, a) in enumerate(zip(update.states, update.absmax, strict=True))]
+
+
+def _write(update: Update, moved: tuple[Tensor, ...]) -> None:
+    for i, state in enumerate(moved):
+        codes, absmax = write_states(state, signed=not i)
+        update.states[i].copy_(codes)
+        update.absmax[i].copy_(absmax)
 
 
 def read_states(codes: Tensor, absmax: Tensor, signed: bool) -> Tensor:
@@ -60,19 +72,30 @@ def _codes(states: Tensor, x: Tensor, signed: bool) -> Tensor:
     return torch.where(states == 0, ZERO[signed], found)
 
 
-def _adamw(p: Tensor, g: Tensor, states: list[Tensor], s: Scalars) -> list[Tensor]:
-    m = states[0] + (g - states[0]) * (1 - s.beta1)
-    v = states[1] * s.beta2 + g * g * (1 - s.beta2)
-    root = v.double().sqrt().float()  # torch's float32 root is not always the nearest
-    p.copy_(p * s.keep - m / (root * s.unbias + s.epsilon) * s.rate)
-    return [m, v]
+def _adamw(p: list[Tensor], g: list[Tensor], moments: list[list[Tensor]], s: Scalars) -> None:
+    """In place, an operation at a time over all tensors, which on a GPU is one kernel for many of them."""
+    m, v = moments
+    change = torch._foreach_mul(torch._foreach_sub(g, m), 1 - s.beta1)
+    torch._foreach_add_(m, change)
+    torch._foreach_mul_(v, s.beta2)
+    torch._foreach_add_(v, torch._foreach_mul(torch._foreach_mul(g, g), 1 - s.beta2))
+    spread = torch._foreach_add(torch._foreach_mul(_roots(v), s.unbias), s.epsilon)
+    torch._foreach_mul_(p, s.keep)
+    torch._foreach_sub_(p, torch._foreach_mul(torch._foreach_div(m, spread), s.rate))
 
 
-def _lion(p: Tensor, g: Tensor, states: list[Tensor], s: Scalars) -> list[Tensor]:
-    m = states[0]
-    mean = m * s.beta1 + g * (1 - s.beta1)
-    p.copy_(p * s.keep - mean.sign() * s.rate)
-    return [m * s.beta2 + g * (1 - s.beta2)]
+def _roots(v: list[Tensor]) -> list[Tensor]:
+    """Rounded to the nearest; torch's float32 root on a CPU is not always."""
+    return list(torch._foreach_sqrt(v)) if v[0].is_cuda else [x.double().sqrt().float() for x in v]
+
+
+def _lion(p: list[Tensor], g: list[Tensor], moments: list[list[Tensor]], s: Scalars) -> None:
+    m = moments[0]
+    mean = torch._foreach_add(torch._foreach_mul(m, s.beta1), torch._foreach_mul(g, 1 - s.beta1))
+    torch._foreach_mul_(p, s.keep)
+    torch._foreach_sub_(p, torch._foreach_mul(torch._foreach_sign(mean), s.rate))
+    torch._foreach_mul_(m, s.beta2)
+    torch._foreach_add_(m, torch._foreach_mul(g, 1 - s.beta2))
 
 
 def _per_state(absmax: Tensor, count: int) -> Tensor:

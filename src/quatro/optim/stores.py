@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from threading import Event
+from weakref import finalize
 
 import torch
 from torch import Tensor
@@ -69,6 +70,7 @@ class FileStore(Store):
         self._file = unnamed_file(directory, end)
         self._direct = _direct(self._file) if all(p.nbytes(layout.elements) % ALIGNED == 0 for p in layout.parts) else None
         self._workers = ThreadPoolExecutor(WORKERS, "quatro-pages")
+        self._closing = finalize(self, _closed, [d for d in (self._direct, self._file) if d is not None])
         self._written: dict[int, Event] = {}
         """When the last write of a page was over: one worker may be asked for what another still writes."""
 
@@ -128,9 +130,7 @@ class FileStore(Store):
     def close(self) -> None:
         """The file is gone with its last descriptor."""
         self._workers.shutdown(cancel_futures=True)
-        for descriptor in (self._direct, self._file):
-            if descriptor is not None:
-                os.close(descriptor)
+        self._closing()
 
 
 class MemoryStore(Store):
@@ -236,6 +236,11 @@ def _direct(descriptor: int) -> int | None:
         return os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | os.O_DIRECT)
     except (OSError, AttributeError):
         return None
+
+
+def _closed(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def checked_directory(directory: str | Path | None) -> Path:

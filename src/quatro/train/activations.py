@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, finalize
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,7 @@ class ActivationPages:
         self._away: OrderedDict[int, _Saved] = OrderedDict()
         self._known: WeakValueDictionary[tuple[Any, ...], _Handle] = WeakValueDictionary()
         self._worker = ThreadPoolExecutor(1, "quatro-activations")
+        self._closing = finalize(self, os.close, self._file)
 
     def hooks(self) -> saved_tensors_hooks:
         """A context for the forward pass; the backward pass needs none."""
@@ -62,7 +63,7 @@ class ActivationPages:
     def close(self) -> None:
         """The file is gone with its descriptor."""
         self._worker.shutdown()
-        os.close(self._file)
+        self._closing()
 
     @property
     def resident(self) -> int:

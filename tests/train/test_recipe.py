@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from quatro.format.errors import RecipeError
-from quatro.train.recipe import DEFAULTS, recipe_of
+from quatro.train.recipe import DEFAULTS, recipe_of, recipe_schema
 
 LEAST = {"model": "m", "data": {"train": "a.jsonl"}, "output_dir": "runs/x"}
 
@@ -74,3 +74,13 @@ def test_what_cannot_be_meant_is_refused(values: dict[str, Any], said: str) -> N
 
 def test_a_lora_recipe_shows_no_quantization() -> None:
     assert "quantization" not in recipe_of({**LEAST, "method": "lora"}).as_dict()
+
+
+def test_the_schema_takes_what_a_recipe_takes_and_refuses_what_it_refuses() -> None:
+    from jsonschema import Draft202012Validator
+
+    checker = Draft202012Validator(recipe_schema())
+    assert not list(checker.iter_errors(LEAST))
+    assert not list(checker.iter_errors(recipe_of(LEAST).as_dict()))
+    for wrong in ({**LEAST, "lore": {}}, _with("train", learning_rates=1), _with("lora", r="four")):
+        assert list(checker.iter_errors(wrong))

@@ -34,9 +34,13 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that output_dir holds.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Start although the plan says that memory will not do.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check recipe and data, show both, and train nothing.")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of a recipe, and do nothing else.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Train an adapter on a 4-bit base. The same command again goes on where a run was stopped."""
+    if schema:
+        print_schema()
+        return
     if resume and overwrite:
         raise RecipeError("--resume goes on with a run and --overwrite replaces it; say one of them")
     flags = {
@@ -56,6 +60,15 @@ def train(
         emit_json(result.as_dict())
     else:
         show(result)
+
+
+def print_schema() -> None:
+    """For editors and for tools that write recipes."""
+    with busy("reading transformers' arguments"):
+        from quatro.train.recipe import recipe_schema
+
+        found = recipe_schema()
+    emit_json(found)
 
 
 def _number_or_path(text: str | None) -> str | float | None:

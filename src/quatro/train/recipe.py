@@ -3,13 +3,24 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PydanticUserError,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from quatro.format.errors import InputError, RecipeError
 from quatro.format.sizes import parse_size
 from quatro.format.spec import QuantSpec
 from quatro.kernels.compute import COMPUTE_DTYPES
-from quatro.train.arguments import check_arguments
+from quatro.train.aliases import without_aliases
+from quatro.train.arguments import REFUSED, argument_types, check_arguments
 from quatro.train.letters import recipe_letter
 from quatro.train.optimizer import PAGED
 
@@ -141,13 +152,32 @@ class Recipe(_Section):
 
 def recipe_of(values: Mapping[str, Any]) -> Recipe:
     """A recipe from plain values. Raises RecipeError: what came, what is allowed, the nearest word."""
+    values = without_aliases(values)
     _refuse_without_effect(values)
     try:
-        return Recipe.model_validate(dict(values))
+        return Recipe.model_validate(values)
     except ValidationError as error:
         raise RecipeError(recipe_letter(error, Recipe)) from None
     except InputError as error:
         raise RecipeError(str(error)) from None
+
+
+def recipe_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of a recipe; under `train` every name of transformers' TrainingArguments with its type, over DEFAULTS."""
+    schema = Recipe.model_json_schema()
+    arguments = {name: _argument_schema(name) for name in argument_types() if name not in REFUSED}
+    for argument in arguments.values():
+        schema["$defs"] |= argument.pop("$defs", {})
+    schema["properties"]["train"] = {"type": "object", "additionalProperties": False, "properties": arguments}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _argument_schema(name: str) -> dict[str, Any]:
+    try:
+        found = TypeAdapter(argument_types()[name]).json_schema()
+    except PydanticUserError:
+        found = {}
+    return {**found, "default": DEFAULTS[name]} if name in DEFAULTS else found
 
 
 def _refuse_without_effect(values: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel
 
 from quatro.format.errors import RecipeError, did_you_mean
+from quatro.train.aliases import path_of
 from quatro.train.arguments import argument_types, nearest
 from quatro.train.recipe import Recipe, recipe_of
 
@@ -75,7 +76,7 @@ def with_values(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[st
 
 def _split(override: str) -> tuple[str, Any]:
     path, equals, text = override.partition("=")
-    path = path.strip().lstrip("-")
+    path = path_of(path.strip().lstrip("-"))
     if not equals:
         raise RecipeError(f"{override!r} is no override; write key=value, e.g. train.learning_rate=1e-4")
     _check_path(path)

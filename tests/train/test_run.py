@@ -18,7 +18,7 @@ from quatro.data.prepare import prepare
 from quatro.format.errors import DatasetError, MachineError, RecipeError, TemplateError
 from quatro.integrations.adapters import attach
 from quatro.integrations.loading import load, load_tokenizer
-from quatro.train.directory import is_whole
+from quatro.train.directory import WEIGHTS, is_whole
 from quatro.train.recipe import Recipe, recipe_of
 from quatro.train.result import Result
 from quatro.train.run import planned, prepare_data, resolve, train
@@ -130,6 +130,18 @@ def _same_to_the_bit(one: Result, other: Result) -> None:
     assert _losses(one) == _losses(other)
     for name in ("adapter_model.safetensors", "checkpoint-8/optimizer.pt"):
         assert (one.output_dir / name).read_bytes() == (other.output_dir / name).read_bytes(), name
+
+
+def test_a_run_that_is_out_of_time_saves_and_the_same_command_goes_on_to_the_same_bits(
+    whole: Result, recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    for step in range(1, 8):
+        with pytest.raises(MachineError, match=f"stopped at step {step}, before max_hours"):
+            train(recipe(max_hours=1e-9))
+        assert not (tmp_path / "run" / "report.md").exists()
+    last = train(recipe(max_hours=1e-9))
+    assert last.resumed_from == 7
+    assert (last.output_dir / WEIGHTS).read_bytes() == (whole.output_dir / WEIGHTS).read_bytes()
 
 
 def test_a_signal_saves_the_step_and_the_same_command_goes_on(

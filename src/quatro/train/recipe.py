@@ -117,7 +117,7 @@ class Activations(_Section):
 
 
 class Recipe(_Section):
-    """A whole run; `recipe_of` makes it. train: transformers' TrainingArguments by their own names, over DEFAULTS."""
+    """A whole run; `recipe_of` makes it. max_hours: when a process saves and stops, to go on another time. train: transformers' TrainingArguments by their own names, over DEFAULTS."""
 
     model: str
     method: Literal["qlora", "lora"] = "qlora"
@@ -127,6 +127,7 @@ class Recipe(_Section):
     train: dict[str, Any] = {}
     optimizer: Optimizer = Optimizer()
     activations: Activations | None = None
+    max_hours: Annotated[float, Field(gt=0)] | None = None
     output_dir: str
 
     @field_validator("train")
@@ -141,6 +142,7 @@ class Recipe(_Section):
             "quantization": self.method != "qlora",
             "optimizer": self.train["optim"] not in PAGED,
             "activations": self.activations is None,
+            "max_hours": self.max_hours is None,
         }
         return {key: value for key, value in found.items() if not without.get(key)}
 

@@ -1,6 +1,7 @@
 """A run, from a recipe to an adapter with its report."""
 
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from quatro.train.recipe import Recipe
 from quatro.train.report import write_report
 from quatro.train.result import Result
 from quatro.train.saving import save_adapter
-from quatro.train.stopping import StopWhenAsked
+from quatro.train.stopping import StopInTime, StopWhenAsked
 from quatro.train.trainer import QuatroTrainer
 
 logger = logging.getLogger("quatro")
@@ -116,6 +117,7 @@ class _Run:
         self.recipe, self.tokenizer, self.data, self.model = recipe, tokenizer, data, model
         self.directory, self.console = directory, console
         self.shown, self.stop = ShowProgress(console), StopWhenAsked(console)
+        self.clock = StopInTime(recipe.max_hours or math.inf)
         self.trainer = self._trainer()
 
     def done(self) -> Result:
@@ -143,7 +145,7 @@ class _Run:
             train_dataset=rows,
             eval_dataset=self.data.held,
             data_collator=collate,
-            callbacks=[self.shown, self.stop],
+            callbacks=[self.shown, self.stop, self.clock],
         )
         trainer.remove_callback(PrinterCallback)
         return trainer
@@ -163,6 +165,7 @@ class _Run:
             _tell(self.console, [f"going on from {checkpoint}"])
         with self.stop.listening():
             self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        self.clock.check()
 
     def _evaluate_once_more(self) -> None:
         state = self.trainer.state

@@ -100,6 +100,7 @@ def test_a_run_directory_says_what_was_done(whole: Result) -> None:
         "loss.png",
     } <= names
     assert {"checkpoint-3", "checkpoint-6", "checkpoint-8", "trainer_state.json"} <= names
+    assert (run / "checkpoint-8/quatro_base.json").read_bytes() == (run / "quatro_base.json").read_bytes()
     assert not [name for name in names if name.startswith(".")]
     assert yaml.safe_load((run / "recipe.yaml").read_text()) == result.recipe.as_dict()
     assert result.recipe.data.max_length == 64, "the resolved recipe says how long sequences are"

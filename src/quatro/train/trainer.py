@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
@@ -16,6 +17,7 @@ from transformers.training_args import ParallelMode
 
 from quatro.data.encode import IGNORED
 from quatro.format.errors import MachineError
+from quatro.integrations.base import base_of, write_record
 from quatro.train.activations import ActivationPages
 from quatro.train.checkpointing import KeepProducts
 from quatro.train.directory import CHECKPOINT, last_checkpoint
@@ -105,13 +107,15 @@ class QuatroTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """A checkpoint is whole or absent. Raises MachineError if it cannot be written."""
+        place = Path(self.args.output_dir) / f"{CHECKPOINT}{self.state.global_step}"
         try:
             super()._save_checkpoint(model, trial)
+            if isinstance(self.model, PeftModel):
+                write_record(base_of(self.model.get_base_model()), place)
         except DISK_ERRORS as error:
-            torn = Path(self.args.output_dir) / f"{CHECKPOINT}{self.state.global_step}"
-            shutil.rmtree(torn, ignore_errors=True)
+            shutil.rmtree(place, ignore_errors=True)
             raise MachineError(
-                f"could not write {torn}: {_first_line(error)}. Nothing of it was kept{_kept(torn.parent)}. "
+                f"could not write {place}: {_first_line(error)}. Nothing of it was kept{_kept(place.parent)}. "
                 "Free space and start the same command again"
             ) from error
 

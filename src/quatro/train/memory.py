@@ -103,7 +103,7 @@ class PeakMemory:
     def bytes(self) -> int | None:
         """So far; None where the system does not say."""
         peak = torch.cuda.max_memory_allocated() if self._on_gpu else _status("VmHWM")
-        return None if peak is None or self._before is None else peak - self._before
+        return None if peak is None or self._before is None else max(0, peak - self._before)
 
 
 def _config_file(model: str) -> Path:

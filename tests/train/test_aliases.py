@@ -41,6 +41,10 @@ def test_an_override_may_use_one_too() -> None:
     assert recipe_of(with_overrides(LEAST, ["cutoff_len=128", "lora_rank=4"])).data.max_length == 128
 
 
+def test_an_override_goes_over_a_file_s_alias() -> None:
+    assert recipe_of(with_overrides({**LEAST, "lora_rank": 8}, ["lora.r=4"])).lora.r == 4
+
+
 def test_the_base_may_be_called_base_model() -> None:
     values = {key: value for key, value in LEAST.items() if key != "model"}
     assert recipe_of({**values, "base_model": "theirs"}).model == "theirs"

@@ -82,6 +82,7 @@ def read_recipe(words: list[str], flags: dict[str, Any]) -> "Recipe":
     """The recipe that a command line means: the first word without an equals sign, then flags, then key=value."""
     with busy("reading the recipe"):
         from quatro.recipes import recipe_values
+        from quatro.train.aliases import without_aliases
         from quatro.train.recipe import recipe_of
         from quatro.train.recipe_file import with_overrides, with_values
 
@@ -90,7 +91,7 @@ def read_recipe(words: list[str], flags: dict[str, Any]) -> "Recipe":
         raise RecipeError(f"one recipe at a time, got {', '.join(named)}; settings are written key=value")
     if not named:
         _check_flags(flags, words)
-    values = with_values(recipe_values(named[0]) if named else {}, flags)
+    values = with_values(without_aliases(recipe_values(named[0])) if named else {}, flags)
     return recipe_of(with_overrides(values, [word for word in words if "=" in word]))
 
 

@@ -1,6 +1,5 @@
 """From what a person names to a directory: one that is there, or a repository of the hub, downloaded or from the cache."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from huggingface_hub.errors import (
 )
 
 from quatro.format.errors import CheckpointError, MachineError
+from quatro.planner.asking import read_configuration
 
 SMALL = ["*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 SAFE, PICKLED = ["model*.safetensors"], ["pytorch_model*.bin"]
@@ -33,14 +33,7 @@ def directory_of(id_or_dir: str, revision: str | None = None) -> Path:
 
 def config_of(repository: str, revision: str | None = None) -> dict[str, Any]:
     """The values of a repository's config.json; nothing else is downloaded. Raises as directory_of does."""
-    file = _downloaded(repository, revision, ["config.json"]) / "config.json"
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{repository} on the hub has no readable config.json: {error}") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"config.json of {repository} on the hub holds no JSON object")
-    return found
+    return read_configuration(_downloaded(repository, revision, ["config.json"]) / "config.json")
 
 
 def _downloaded(repository: str, revision: str | None, patterns: list[str]) -> Path:

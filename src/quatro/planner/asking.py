@@ -44,15 +44,19 @@ def configuration(model: Model, fetch: Fetch | None = None) -> Mapping[str, Any]
     """The values of a model's config.json. Raises InputError or CheckpointError."""
     if isinstance(model, Mapping):
         return model
+    if not str(model):
+        raise InputError(f"the model's name is empty; name a directory, a config.json, a hub id, or one of {', '.join(KNOWN)}")
     path = Path(model).expanduser()
     if path.is_dir():
         path = path / "config.json"
         if not path.is_file():
             raise CheckpointError(f"{model} has no config.json, so it is not a model directory")
     if path.is_file():
-        return _read(path)
+        return read_configuration(path)
     if str(model).lower() in KNOWN:
         return KNOWN[str(model).lower()]
+    if path.suffix == ".json":
+        raise CheckpointError(f"{model} does not exist; name a config.json that does, or a model's directory")
     if fetch is None or _is_no_hub_id(str(model)):
         raise InputError(
             f"{str(model)!r} is neither a file, nor a directory with a config.json, nor a published model that the planner knows, nor owner/name of a hub; "
@@ -65,7 +69,8 @@ def _is_no_hub_id(name: str) -> bool:
     return name.count("/") != 1 or name.startswith(("/", ".", "~"))
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def read_configuration(path: Path) -> dict[str, Any]:
+    """The values of a config.json. Raises CheckpointError for a file that holds none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -19,7 +19,8 @@ def _clause(found: Any, model: type[BaseModel]) -> str:
         case "extra_forbidden":
             return f"unknown key {path!r}; {did_you_mean(names[-1], _section(model, names[:-1]).model_fields)}"
         case "missing":
-            return f"the recipe needs {path!r}"
+            hint = ", which --data names on the command line" if path == "data.train" else ""
+            return f"the recipe needs {path!r}{hint}"
         case "value_error":
             return _without_prefix(f"{path}: " if path else "", found["msg"])
     return f"{path} is {found['input']!r}: {found['msg']}"

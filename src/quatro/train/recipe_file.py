@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel
 
 from quatro.format.errors import RecipeError, did_you_mean
-from quatro.train.aliases import path_of
+from quatro.train.aliases import path_of, without_aliases
 from quatro.train.arguments import argument_types, nearest
 from quatro.train.recipe import Recipe, recipe_of
 
@@ -57,7 +57,7 @@ def parse_yaml(text: str) -> Any:
 
 def with_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """The values with each key=value put in its place. Raises RecipeError for a path that is no key of a recipe."""
-    return with_values(values, dict(map(_split, overrides)))
+    return with_values(without_aliases(values), dict(map(_split, overrides)))
 
 
 def with_values(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from quatro.optim.layout import ALIGNED, Layout
 Frame = dict[str, Tensor]
 """A page in memory: each part's numbers by its name."""
 Wait = Callable[[], None]
+Move = Callable[[int, list[memoryview], int], int]
+"""os.preadv or os.pwritev."""
 WORKERS = 2
 
 
@@ -99,23 +101,12 @@ class FileStore(Store):
                 before.wait()
             self._move(os.preadv, frame, entering)
 
-    def _move(self, how: Callable[[int, list[memoryview], int], int], frame: Frame, page: int) -> None:
+    def _move(self, how: Move, frame: Frame, page: int) -> None:
         descriptor = self._file if self._direct is None else self._direct
         for part in self.layout.parts:
             memory = frame[part.name].view(torch.uint8).numpy().data
             begin = self._regions[part.name] + page * len(memory)
-            done = 0
-            while done < len(memory):
-                try:
-                    moved = how(descriptor, [memory[done:]], begin + done)
-                except OSError as error:
-                    raise MachineError(
-                        f"the file of paged optimizer states failed ({error.strerror or error}); the last checkpoint is whole: check the "
-                        "disk and go on from there"
-                    ) from error
-                if moved == 0:
-                    raise MachineError("the file of paged optimizer states was cut short; go on from the last checkpoint")
-                done += moved
+            transfer(how, descriptor, memory, begin, "optimizer states")
             if self._direct is None:
                 os.posix_fadvise(descriptor, begin, len(memory), os.POSIX_FADV_DONTNEED)
 
@@ -176,6 +167,22 @@ class MemoryStore(Store):
     def close(self) -> None:
         """Memory goes with the last tensor on it."""
         self._parts = {}
+
+
+def transfer(how: Move, descriptor: int, memory: memoryview, begin: int, what: str) -> None:
+    """All of the memory to or from a file of paged `what`, from a byte on. Raises MachineError where the file fails or ends."""
+    done = 0
+    while done < len(memory):
+        try:
+            moved = how(descriptor, [memory[done:]], begin + done)
+        except OSError as error:
+            raise MachineError(
+                f"the file of paged {what} failed ({error.strerror or error}); the last checkpoint is whole: check the disk and go on from "
+                "there"
+            ) from error
+        if moved == 0:
+            raise MachineError(f"the file of paged {what} was cut short; go on from the last checkpoint")
+        done += moved
 
 
 def make_fresh(layout: Layout, frame: Frame) -> None:

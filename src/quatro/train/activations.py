@@ -7,7 +7,6 @@ has nothing. Layers need their inputs in reverse, so the oldest are away longest
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from quatro.format.errors import MachineError, RecipeError
+from quatro.format.errors import RecipeError
 from quatro.format.sizes import parse_size
-from quatro.optim.stores import unnamed_file
+from quatro.optim.stores import transfer, unnamed_file
 from quatro.train.recipe import Recipe
 
 LEAST = 1 << 16
@@ -144,11 +143,11 @@ class ActivationPages:
             saved.going.add_done_callback(lambda _: free.append(place))
 
     def _write(self, saved: "_Saved") -> None:
-        _move(os.pwritev, self._file, saved.bytes(), saved.place or 0)
+        transfer(os.pwritev, self._file, saved.bytes(), saved.place or 0, "activations")
 
     def _read(self, saved: "_Saved") -> Tensor:
         memory = torch.empty(saved.shape, dtype=saved.dtype)
-        _move(os.preadv, self._file, memory.view(-1).view(torch.uint8).numpy().data, saved.place or 0)
+        transfer(os.preadv, self._file, memory.view(-1).view(torch.uint8).numpy().data, saved.place or 0, "activations")
         return memory
 
 
@@ -193,18 +192,3 @@ def _is_pageable(tensor: Tensor) -> bool:
     """Small tensors stay where they are, and what is not in main memory."""
     large = tensor.numel() * tensor.itemsize >= LEAST
     return large and tensor.device.type == "cpu" and tensor.layout is torch.strided
-
-
-def _move(how: Callable[[int, list[memoryview], int], int], file: int, memory: memoryview, begin: int) -> None:
-    done = 0
-    while done < len(memory):
-        try:
-            moved = how(file, [memory[done:]], begin + done)
-        except OSError as error:
-            raise MachineError(
-                f"the file of paged activations failed ({error.strerror or error}); the last checkpoint is whole: check the disk and go on "
-                "from there"
-            ) from error
-        if moved == 0:
-            raise MachineError("the file of paged activations was cut short; go on from the last checkpoint")
-        done += moved

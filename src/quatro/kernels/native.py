@@ -172,26 +172,15 @@ def _weight(weight: StoredWeight) -> "ctypes._Pointer[Weight] | object":
     absmax, mean = weight.absmax.data_ptr(), _address(weight.nested_offset)
     scales = (None, absmax) if nested else (absmax, None)
     parts = (*scales, _address(weight.nested_absmax), mean, _address(weight.zeros))
-    return ctypes.byref(_weight_at(weight.table, weight.codes.data_ptr(), outputs, inputs, weight.block_size, *parts))
+    return ctypes.byref(_weight_at(weight.table, weight.codes.data_ptr(), (outputs, inputs, weight.block_size), parts))
 
 
 @lru_cache(maxsize=8192)
-def _weight_at(
-    table: CodeTable,
-    codes: int,
-    outputs: int,
-    inputs: int,
-    block_size: int,
-    absmax: int | None,
-    nested: int | None,
-    group_absmax: int | None,
-    mean: int | None,
-    zeros: int | None,
-) -> Weight:
+def _weight_at(table: CodeTable, codes: int, sizes: tuple[int, int, int], parts: tuple[int | None, ...]) -> Weight:
     """Addresses and sizes only, so that a layer's is made once."""
     values, scale_map = _values(table), _map_values()
-    addresses = ctypes.addressof(values), absmax, nested, GROUP, ctypes.addressof(scale_map), group_absmax, mean, zeros
-    found = Weight(codes, outputs, inputs, block_size, *addresses)
+    absmax, nested, *others = parts
+    found = Weight(codes, *sizes, ctypes.addressof(values), absmax, nested, GROUP, ctypes.addressof(scale_map), *others)
     found.kept_alive = values, scale_map
     return found
 

@@ -6,7 +6,7 @@ Sources: AdamW (arXiv 1711.05101), Lion (arXiv 2302.06675), 8-bit states (arXiv 
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -31,6 +31,21 @@ States = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
 """Moments and, in 8 bits, their absmax."""
 
 
+class Paging(TypedDict, total=False):
+    """What every paged optimizer can be told.
+
+    state_bits: 32, or 8: blocks of 256 with dynamic maps. budget: bytes of states in memory, "256MiB". tier: "disk", on a GPU "ram" (pinned
+    main memory), or "auto". directory: where the page file goes; it has no name there and is gone when the process is. page_size: of one
+    page, "4MiB"; a budget holds at least two.
+    """
+
+    state_bits: int
+    budget: str | int
+    tier: str
+    directory: str | Path | None
+    page_size: str | int
+
+
 class Paged(Optimizer):
     """What PagedAdamW and PagedLion share: states in pages, moved by one kernel, saved as plain tensors.
 
@@ -43,11 +58,11 @@ class Paged(Optimizer):
         self,
         params: Iterable[Any],
         defaults: dict[str, Any],
-        state_bits: int,
-        budget: str | int,
-        tier: str,
-        directory: str | Path | None,
-        page_size: str | int,
+        state_bits: int = 32,
+        budget: str | int = BUDGET,
+        tier: str = "auto",
+        directory: str | Path | None = None,
+        page_size: str | int = PAGE,
     ) -> None:
         if state_bits not in (8, 32):
             raise InputError(f"state_bits {state_bits!r} is not possible; choose 32 or 8")
@@ -258,9 +273,7 @@ class Paged(Optimizer):
 class PagedAdamW(Paged):
     """AdamW with moments of 32 or 8 bits within a budget.
 
-    params, lr, betas, eps, weight_decay: torch.optim.AdamW's. state_bits: 32, or 8: blocks of 256 with dynamic maps.
-    budget: bytes of states in memory, "256MiB". tier: "disk", on a GPU "ram" (pinned main memory), or "auto". directory: where the page
-    file goes; it has no name there and is gone when the process is. page_size: of one page; a budget holds at least two.
+    params, lr, betas, eps, weight_decay: torch.optim.AdamW's. paging: see Paging.
     Raises InputError's family, MachineError where pages cannot be written.
     """
 
@@ -273,15 +286,9 @@ class PagedAdamW(Paged):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.01,
-        *,
-        state_bits: int = 32,
-        budget: str | int = BUDGET,
-        tier: str = "auto",
-        directory: str | Path | None = None,
-        page_size: str | int = PAGE,
+        **paging: Unpack[Paging],
     ) -> None:
-        defaults = _checked(lr, betas, weight_decay, eps)
-        super().__init__(params, defaults, state_bits, budget, tier, directory, page_size)
+        super().__init__(params, _checked(lr, betas, weight_decay, eps), **paging)
 
     def _scalars(self, group: dict[str, Any], step: int) -> Scalars:
         return adamw_scalars(float(group["lr"]), tuple(group["betas"]), group["eps"], group["weight_decay"], step)
@@ -298,14 +305,9 @@ class PagedLion(Paged):
         lr: float = 1e-4,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
-        *,
-        state_bits: int = 32,
-        budget: str | int = BUDGET,
-        tier: str = "auto",
-        directory: str | Path | None = None,
-        page_size: str | int = PAGE,
+        **paging: Unpack[Paging],
     ) -> None:
-        super().__init__(params, _checked(lr, betas, weight_decay), state_bits, budget, tier, directory, page_size)
+        super().__init__(params, _checked(lr, betas, weight_decay), **paging)
 
     def _scalars(self, group: dict[str, Any], step: int) -> Scalars:
         return lion_scalars(float(group["lr"]), tuple(group["betas"]), group["weight_decay"])

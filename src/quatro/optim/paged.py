@@ -15,20 +15,17 @@ from torch.optim import Optimizer
 from quatro.format.errors import InputError, did_you_mean
 from quatro.format.sizes import parse_size
 from quatro.kernels.dispatch import by_name, chosen_name
-from quatro.kernels.updates import STATE_BLOCK, STATE_COUNT, Scalars, Update, adamw_scalars, lion_scalars
+from quatro.kernels.updates import STATE_BLOCK, STATE_COUNT, Scalars, adamw_scalars, lion_scalars
 from quatro.optim.layout import Layout, Part, Segment, laid_out
 from quatro.optim.pool import Pool, Statistics
+from quatro.optim.segments import States, View
+from quatro.optim.states import STATES, check_state, of_parameter, parts_of
 from quatro.optim.stores import FileStore, Frame, MemoryStore, Store, checked_directory
 
 logger = logging.getLogger("quatro")
 
 BUDGET, PAGE = "256MiB", "4MiB"
 TIERS = ("auto", "ram", "disk")
-STATES = ("exp_avg", "exp_avg_sq")
-"""torch's names for the moments; those of 8 bits have an absmax of every 256 beside them."""
-ZERO_CODES = (127, 0)
-States = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
-"""Moments and, in 8 bits, their absmax."""
 
 
 class Paging(TypedDict, total=False):
@@ -98,7 +95,7 @@ class Paged(Optimizer):
         order = [page for page, segments in enumerate(moving) if segments]
         backend = by_name(chosen_name(self._laid_out[0].device.type))
         for page, frame in pool.walk(order if self._forward else order[::-1]):
-            views = [_View(self._laid_out[segment.index], segment) for segment in moving[page]]
+            views = [View(self._laid_out[segment.index], segment) for segment in moving[page]]
             states = self._states(page, frame)
             updates = [view.update(states[view.segment.index], scalars[view.segment.index]) for view in views]
             backend.optimizer_step(updates, self.rule, self.state_bits)
@@ -122,7 +119,7 @@ class Paged(Optimizer):
         state: dict[int, dict[str, Tensor]] = {}
         for index, (p, start, size) in enumerate(zip(self._laid_out, layout.starts, layout.sizes, strict=True)):
             if p in self._steps:
-                own = {part.name: _of(whole[part.name], part, start, size) for part in layout.parts}
+                own = {part.name: of_parameter(whole[part.name], part, start, size) for part in layout.parts}
                 shaped = {name: x.view(p.shape) if x.numel() == size and "absmax" not in name else x for name, x in own.items()}
                 state[index] = {"step": torch.tensor(float(self._steps[p])), **shaped}
         return {"state": state, "param_groups": groups}
@@ -137,9 +134,9 @@ class Paged(Optimizer):
         own = [p for group in self.param_groups for p in group["params"]]
         order = [index for group in groups for index in group["params"]]
         states = {p: saved[index] for p, index in zip(own, order, strict=True) if index in saved}
-        parts = _parts(self.rule, self.state_bits)
+        parts = parts_of(self.rule, self.state_bits)
         for position, (p, state) in enumerate(states.items()):
-            _check_state(position, p, state, parts)
+            check_state(position, p, state, parts)
         own_params = [group["params"] for group in self.param_groups]
         self.param_groups = [{**new, "params": params} for new, params in zip(groups, own_params, strict=True)]
         self._close()
@@ -187,7 +184,7 @@ class Paged(Optimizer):
         if any(p.device != parameters[0].device for p in parameters):
             raise InputError("parameters of a paged optimizer must be on one device; make one optimizer for each")
         sizes = [p.numel() for p in parameters]
-        layout = laid_out(_parts(self.rule, self.state_bits), sizes, self.page_bytes, self.budget)
+        layout = laid_out(parts_of(self.rule, self.state_bits), sizes, self.page_bytes, self.budget)
         if layout.pages > 1:
             self._check_pages(layout, on_gpu=parameters[0].device.type == "cuda")
         return layout
@@ -313,66 +310,10 @@ class PagedLion(Paged):
         return lion_scalars(float(group["lr"]), tuple(group["betas"]), group["weight_decay"])
 
 
-class _View:
-    """A segment of a parameter and its gradient as the kernels take them: float32 and contiguous, on copies where they are not."""
-
-    def __init__(self, parameter: Tensor, segment: Segment) -> None:
-        self.segment, self._parameter = segment, parameter
-        self._stored = _flat(parameter, segment)
-        self._own = self._stored if _is_plain(self._stored) else self._stored.float().contiguous()
-        gradient = _flat(cast(Tensor, parameter.grad), segment)
-        self._gradient = gradient if _is_plain(gradient) else gradient.float().contiguous()
-
-    def update(self, states: States, scalars: Scalars) -> Update:
-        return Update(self._own, self._gradient, *states, scalars)
-
-    def put_back(self) -> None:
-        if not self._parameter.is_contiguous():
-            whole = self._parameter.contiguous()
-            _flat(whole, self.segment).copy_(self._own.view_as(_flat(whole, self.segment)))
-            self._parameter.copy_(whole)
-        elif self._own is not self._stored:
-            self._stored.copy_(self._own)
-
-
-def _flat(tensor: Tensor, segment: Segment) -> Tensor:
-    """A segment's numbers; of a whole contiguous tensor itself, which needs no view."""
-    if segment.count == tensor.numel() and tensor.is_contiguous():
-        return tensor
-    return tensor.reshape(-1)[segment.begin : segment.begin + segment.count]
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    return tensor.dtype is torch.float32 and tensor.is_contiguous()
-
-
-def _parts(rule: str, bits: int) -> tuple[Part, ...]:
-    names = STATES[: STATE_COUNT[rule]]
-    if bits == 32:
-        return tuple(Part(name, torch.float32) for name in names)
-    codes = [Part(name, torch.uint8, fresh=zero) for name, zero in zip(names, ZERO_CODES, strict=False)]
-    return (*codes, *(Part(f"{name}_absmax", torch.float32, STATE_BLOCK) for name in names))
-
-
-def _of(whole: Tensor, part: Part, start: int, size: int) -> Tensor:
-    return whole[start // part.every :][: part.count(size)]
-
-
 def _check_gradient(p: Tensor) -> None:
     gradient = cast(Tensor, p.grad)
     if gradient.is_sparse:
         raise InputError("sparse gradients have no paged optimizer; set sparse=False on the embedding")
-
-
-def _check_state(position: int, p: Tensor, state: dict[str, Any], parts: tuple[Part, ...]) -> None:
-    for part in parts:
-        found = state.get(part.name)
-        if not isinstance(found, Tensor) or found.numel() != part.count(p.numel()) or found.dtype is not part.dtype:
-            has = f"{tuple(found.shape)} of {found.dtype}" if isinstance(found, Tensor) else "nothing"
-            raise InputError(
-                f"the saved state of parameter {position} ({tuple(p.shape)}) has {has} as {part.name}, this optimizer needs "
-                f"{part.count(p.numel()):,} of {part.dtype}; it is of another model, or was saved with other state_bits or another optimizer"
-            )
 
 
 def _checked(lr: float, betas: tuple[float, float], weight_decay: float, eps: float | None = None) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +27,19 @@ MALLOC = (
     "glibc keeps freed memory between tensors and takes 14 to 95 % more than this (docs/planning.md); MALLOC_MMAP_THRESHOLD_=131072 in a "
     "run's environment keeps it to its need, at the price of some time"
 )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """All that is known of a model: plans by method; with a limit what fits it; ranks; the paper's bars where they are asked for."""
+
+    model: str
+    skeleton: "Skeleton"
+    plans: "Mapping[str, Plan]"
+    limit: int | None
+    ways: "list[Largest]"
+    ranks: "list[Rank]"
+    paper: "Mapping[str, Part] | None"
 
 
 def register(app: typer.Typer) -> None:
@@ -92,17 +105,21 @@ def plan(
     }
     settings = settings_for(config, given)
     limit = None if fits is None else _size("--fits", fits)
-    plans = side_by_side(skeleton, settings)
-    shown = {method: plans[method]} if method else plans
-    ways = [] if limit is None else largest(skeleton, settings, limit)
-    bars = _paper(skeleton) if assume else None
-    told = ranks(skeleton, replace(settings, method="qlora"))
+    answer = Answer(
+        model,
+        skeleton,
+        side_by_side(skeleton, settings),
+        limit,
+        [] if limit is None else largest(skeleton, settings, limit),
+        ranks(skeleton, replace(settings, method="qlora")),
+        _paper(skeleton) if assume else None,
+    )
     if figure is not None:
-        _draw(figure, model, plans, limit)
+        _draw(figure, model, answer.plans, limit)
     if as_json:
-        emit_json(as_data(model, skeleton, plans, ways, limit, told, bars))
+        emit_json(as_data(answer))
     else:
-        show(model, skeleton, shown, ways, limit, told, bars)
+        show(answer, method)
         if figure is not None:
             say(f"drawn to {figure}", "dim")
 
@@ -145,29 +162,21 @@ def _paper(skeleton: "Skeleton") -> "Mapping[str, Part]":
     return paper_parts(skeleton)
 
 
-def as_data(
-    model: str,
-    skeleton: "Skeleton",
-    plans: "Mapping[str, Plan]",
-    ways: "list[Largest]",
-    limit: int | None,
-    told: "list[Rank]",
-    bars: "Mapping[str, Part] | None",
-) -> dict[str, Any]:
+def as_data(answer: Answer) -> dict[str, Any]:
     """All that is known, for machines. Bytes are plain integers."""
     found: dict[str, Any] = {
-        "model": model,
-        "model_type": skeleton.kind,
-        "parameters": skeleton.parameters,
-        "methods": {name: one.as_dict() for name, one in plans.items()},
-        "ranks": [vars(one) for one in told],
+        "model": answer.model,
+        "model_type": answer.skeleton.kind,
+        "parameters": answer.skeleton.parameters,
+        "methods": {name: one.as_dict() for name, one in answer.plans.items()},
+        "ranks": [vars(one) for one in answer.ranks],
     }
-    if limit is not None:
-        found["budget_bytes"] = limit
-        found["fits"] = {name: one.total <= limit for name, one in plans.items()}
-        found["ways"] = [_way_data(way) for way in ways]
-    if bars is not None:
-        found["paper"] = {"total_bytes": _sum(bars), "parts": {name: vars(part) for name, part in bars.items()}}
+    if answer.limit is not None:
+        found["budget_bytes"] = answer.limit
+        found["fits"] = {name: one.total <= answer.limit for name, one in answer.plans.items()}
+        found["ways"] = [_way_data(way) for way in answer.ways]
+    if answer.paper is not None:
+        found["paper"] = {"total_bytes": _sum(answer.paper), "parts": {name: vars(part) for name, part in answer.paper.items()}}
     return found
 
 
@@ -176,27 +185,21 @@ def _way_data(way: "Largest") -> dict[str, Any]:
     return {"method": way.settings.method, "changes": list(way.changes), **numbers}
 
 
-def show(
-    model: str,
-    skeleton: "Skeleton",
-    plans: "Mapping[str, Plan]",
-    ways: "list[Largest]",
-    limit: int | None,
-    told: "list[Rank]",
-    bars: "Mapping[str, Part] | None",
-) -> None:
+def show(answer: Answer, method: str | None) -> None:
     """Print the tables."""
+    plans = {method: answer.plans[method]} if method else answer.plans
+    skeleton, limit = answer.skeleton, answer.limit
     first = next(iter(plans.values())).settings
     out.print(
-        f"[bold]{model}[/]: {skeleton.kind}, {count_text(skeleton.parameters)} parameters; batch {first.batch}, length {first.length}, "
+        f"[bold]{answer.model}[/]: {skeleton.kind}, {count_text(skeleton.parameters)} parameters; batch {first.batch}, length {first.length}, "
         f"r={first.r}, {first.optim}, {first.device}, checkpointing {first.checkpointing}"
     )
     out.print(_side_by_side(plans, limit) if len(plans) > 1 else _with_formulas(next(iter(plans.values())), limit))
-    if bars is not None:
-        out.print(_paper_table(bars))
+    if answer.paper is not None:
+        out.print(_paper_table(answer.paper))
     if limit is not None:
-        out.print(_ways_table(ways, limit))
-    out.print(_rank_table(told, skeleton))
+        out.print(_ways_table(answer.ways, limit))
+    out.print(_rank_table(answer.ranks, skeleton))
     if first.device == "cpu":
         say(MALLOC, "dim")
 
